@@ -1,0 +1,90 @@
+"""Limits and choices that an operator sets; every field has a default that works."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import get_type_hints
+
+from dsv4_backend.config.fields import nearest_name
+from dsv4_backend.config.model import PAGE_TOKENS
+from dsv4_backend.errors import ConfigError
+
+
+class Numerics(str, Enum):
+    """TRAINED keeps the FP8/FP4 round trips and Hadamard of DeepSeek's reference; PLAIN leaves them out."""
+
+    TRAINED = "trained"
+    PLAIN = "plain"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingConfig:
+    """How one runtime serves one checkpoint.
+
+    Units: *_tokens in tokens, *_s in seconds.
+    Rule:  cache_tokens is the capacity of the paged caches over all running sequences.
+           prompt plus answer never exceed min(context_tokens, the model's positions).
+           request_time_limit_s is the idle limit: it bounds a request whose client is gone but cannot be seen
+           (cancellation does not cross a Triton ensemble).
+    """
+
+    checkpoint: str = ""
+    numerics: Numerics = Numerics.TRAINED
+    max_step_tokens: int = 512
+    max_sequences: int = 64
+    max_waiting: int = 256
+    cache_tokens: int = 65_536
+    context_tokens: int = 1_048_576
+    max_output_tokens: int = 393_216
+    default_max_tokens: int = 0
+    request_time_limit_s: float = 3600.0
+    max_chunk_tokens: int = 64
+    num_ranks: int = 1
+    num_threads: int = 0
+    max_restarts: int = 3
+    step_timeout_s: float = 600.0
+    start_timeout_s: float = 3600.0
+    drain_timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work. Raises: ConfigError with value, limit and fix."""
+        for name in ("max_step_tokens", "cache_tokens"):
+            value = getattr(self, name)
+            if value < PAGE_TOKENS or value % PAGE_TOKENS:
+                fix = max(PAGE_TOKENS, -(-value // PAGE_TOKENS) * PAGE_TOKENS)
+                raise ConfigError(f"{name} is {value} but must be a multiple of {PAGE_TOKENS} (one page). Set {fix}.")
+        for name in ("max_sequences", "max_waiting", "context_tokens", "max_output_tokens", "max_chunk_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)} but must be at least 1.")
+        for name in ("request_time_limit_s", "step_timeout_s", "start_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)} but must be above 0 seconds.")
+        if self.max_sequences > self.max_step_tokens:
+            raise ConfigError(
+                f"max_sequences is {self.max_sequences} but max_step_tokens is {self.max_step_tokens}: every running"
+                f" sequence needs a token per step. Raise max_step_tokens to at least {self.max_sequences}."
+            )
+        if self.num_ranks != 1:
+            raise ConfigError(f"num_ranks is {self.num_ranks}; this runtime implements a mesh of 1. Set 1.")
+
+
+def parse_serving_config(values: Mapping[str, str]) -> ServingConfig:
+    """Build a ServingConfig from names and text, as Triton's model parameters or `--set name=value` give them.
+
+    Raises: ConfigError for an unknown name (the nearest is named) or a value of the wrong type.
+    """
+    known = {field.name for field in fields(ServingConfig)}
+    hints = get_type_hints(ServingConfig)
+    typed: dict[str, object] = {}
+    for name, text in values.items():
+        if name not in known:
+            raise ConfigError(f"unknown setting {name}{nearest_name(name, known)}. Known: {', '.join(sorted(known))}.")
+        kind = hints[name]
+        try:
+            typed[name] = kind(text)
+        except ValueError as error:
+            allowed = f"one of {[item.value for item in kind]}" if issubclass(kind, Enum) else f"a {kind.__name__}"
+            raise ConfigError(f"{name} is {text!r} but must be {allowed}.") from error
+    return ServingConfig(**typed)  # type: ignore[arg-type]

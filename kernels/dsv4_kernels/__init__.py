@@ -1,0 +1,1 @@
+"""Operators of DeepSeek-V4 behind one table. Knows nothing of the rest of the project."""
