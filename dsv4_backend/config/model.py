@@ -18,7 +18,8 @@ PAGE_TOKENS = 128
 
 _HARMLESS = frozenset(
     "architectures attention_dropout auto_map bos_token_id default_compress_rates dtype eos_token_id"
-    " first_k_dense_replace initializer_range intermediate_size max_batch_size max_seq_len mlp_bias output_router_logits pad_token_id"
+    " first_k_dense_replace initializer_range intermediate_size max_batch_size max_seq_len mlp_bias"
+    " output_router_logits pad_token_id"
     " partial_rotary_factor pretraining_tp rope_type router_aux_loss_coef router_jitter_noise scale_fmt torch_dtype"
     " transformers_version use_cache _name_or_path return_dict output_hidden_states output_attentions"
     " chunk_size_feed_forward id2label label2id problem_type is_encoder_decoder moe_layer_freq ep_size aux_loss_alpha"
