@@ -1,0 +1,1 @@
+"""Bookkeeping of the paged caches: which page holds what. Integers only."""
