@@ -101,9 +101,9 @@ def _rings(config: ModelConfig) -> list[RingSpec]:
     rings = []
     for layer_id, layer in enumerate(config.layers):
         if layer.kind is LayerKind.CSA:  # two overlapping halves: the previous block's and the current one's
-            rows, widths = 2 * layer.ratio, ((False, 2 * config.head_dim), (True, 2 * config.index_head_dim))
+            rows, widths = 2 * layer.ratio, [(False, 2 * config.head_dim), (True, 2 * config.index_head_dim)]
         elif layer.kind is LayerKind.HCA:
-            rows, widths = layer.ratio, ((False, config.head_dim),)
+            rows, widths = layer.ratio, [(False, config.head_dim)]
         else:
             continue
         for is_indexer, width in widths:

@@ -65,6 +65,22 @@ class CacheManager:
             for kind in self.layout.kinds
         )
 
+    def can_reserve_growing(self, sequence_id: int, num_tokens: int) -> bool:
+        """Whether the kinds that grow with length have pages for a whole sequence of num_tokens."""
+        return all(
+            self._missing(sequence_id, kind, num_tokens) <= self._pools[kind.name].num_free
+            for kind in self.layout.kinds
+            if _grows(kind)
+        )
+
+    def grants(self, sequence_id: int) -> tuple[PageGrant, ...]:
+        """Everything that a sequence holds, for a rank that does not know it yet."""
+        return tuple(
+            PageGrant(kind=name, first_block=entry.first_block, page_ids=tuple(entry.pages))
+            for name, entry in self._held.get(sequence_id, {}).items()
+            if entry.pages
+        )
+
     def reserve(self, sequence_id: int, num_tokens: int) -> tuple[PageGrant, ...] | None:
         """Make sure that positions [0, num_tokens) that are still visible have pages; None when a kind lacks pages."""
         if not self.can_reserve(sequence_id, num_tokens):

@@ -1,0 +1,202 @@
+"""Continuous batching: which tokens of which sequences make up the next step.
+
+Rule: decoding sequences get their token first; what is left of the token budget goes to prefills, fairly; new sequences
+      are admitted while pages and places last. When a running sequence cannot get a page, the least urgent one gives
+      its pages back and waits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dsv4_backend.config import ServingConfig
+from dsv4_backend.errors import OverloadedError
+from dsv4_backend.kv.manager import CacheManager
+from dsv4_backend.records import PageGrant, PlanRow, StepPlan, StepResult
+from dsv4_backend.scheduler.budget import chunk_tokens, fair_shares
+from dsv4_backend.scheduler.queue import WaitingQueue
+from dsv4_backend.scheduler.sequence import Sequence
+
+RETRY_AFTER_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advance:
+    """What a committed row did to its sequence: tokens appended, or an error that ends it."""
+
+    sequence: Sequence
+    row: PlanRow
+    num_new_tokens: int = 0
+    error: str = ""
+
+
+class Scheduler:
+    """Owns every admitted sequence and the page bookkeeping. Not thread-safe: the engine's loop calls it."""
+
+    def __init__(self, config: ServingConfig, cache: CacheManager) -> None:
+        self._config = config
+        self._cache = cache
+        self._waiting = WaitingQueue()
+        self._running: list[Sequence] = []
+        self._dropped: list[int] = []
+        self._step = 0
+        self.num_preemptions = 0
+
+    @property
+    def running(self) -> tuple[Sequence, ...]:
+        """Sequences that hold pages, oldest first."""
+        return tuple(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that hold no pages."""
+        return len(self._waiting)
+
+    @property
+    def sequences(self) -> tuple[Sequence, ...]:
+        """Every admitted sequence."""
+        return (*self._running, *self._waiting.sequences())
+
+    def add(self, sequence: Sequence) -> None:
+        """Admit a sequence into the waiting line.
+
+        Raises: OverloadedError when the line is full.
+        """
+        if len(self._waiting) >= self._config.max_waiting:
+            raise OverloadedError(
+                f"{len(self._waiting)} requests wait and max_waiting is {self._config.max_waiting}.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        self._waiting.add(sequence)
+
+    def finish(self, sequence: Sequence) -> None:
+        """Forget a sequence and give all its pages back."""
+        if sequence in self._running:
+            self._running.remove(sequence)
+            self._drop(sequence)
+        else:
+            self._waiting.remove(sequence)
+
+    def lose_ranks(self) -> tuple[Sequence, ...]:
+        """The ranks forgot everything: all running sequences must be computed again. Returns those sequences."""
+        lost = self.running
+        self._dropped.clear()
+        for sequence in lost:
+            self._cache.release(sequence.id)
+            sequence.forget_cache()
+            sequence.num_restarts += 1
+        return lost
+
+    def plan(self, now_s: float) -> StepPlan | None:
+        """Choose the next step; None when there is nothing to compute."""
+        self._admit(now_s)
+        decoding = [item for item in self._running if not item.is_prefilling]
+        rows = [row for item in decoding if (row := self._row(item, 1))]
+        budget = self._config.max_step_tokens - len(rows)
+        prefills = sorted((item for item in self._running if item.is_prefilling), key=lambda item: item.last_step)
+        for item, share in zip(prefills, fair_shares((item.num_pending for item in prefills), budget), strict=True):
+            if share and item in self._running:
+                row = self._row(item, chunk_tokens(item.num_computed, item.num_pending, share))
+                rows.extend([row] if row else [])
+        alive = {item.id: item for item in self._running}
+        rows = [row for row in rows if row.sequence_id in alive]  # a later row may have preempted an earlier one
+        if not rows:
+            return None
+        return self._seal(rows, alive)
+
+    def commit(self, plan: StepPlan, result: StepResult) -> list[Advance]:
+        """Take over a step's results: caches are longer by its rows, sampled tokens are appended."""
+        alive = {item.id: item for item in self._running}
+        advances = []
+        for row, outcome in zip(plan.rows, result.rows, strict=True):
+            sequence = alive.get(row.sequence_id)
+            if sequence is None:
+                continue  # cancelled while the step ran
+            sequence.num_computed = row.start + len(row.token_ids)
+            sequence.keep_prompt_logprobs(row.start, outcome)
+            for token_id in outcome.token_ids:
+                sequence.append(token_id)
+            self._cache.trim(sequence.id, sequence.num_computed)
+            advances.append(
+                Advance(sequence=sequence, row=row, num_new_tokens=len(outcome.token_ids), error=outcome.error)
+            )
+        return advances
+
+    def check(self) -> None:
+        """Verify that only running sequences hold pages and nobody is in two places. Raises: AssertionError."""
+        self._cache.check()
+        ids = [item.id for item in self.sequences]
+        if len(set(ids)) != len(ids):
+            raise AssertionError(f"a sequence is both running and waiting: {sorted(ids)}")
+        if len(self._running) > self._config.max_sequences:
+            raise AssertionError(f"{len(self._running)} sequences run, max_sequences is {self._config.max_sequences}.")
+        if any(item.num_computed or item.is_on_rank for item in self._waiting.sequences()):
+            raise AssertionError("a waiting sequence claims to be in the cache.")
+        used = any(count for count, _ in self._cache.usage().values())
+        if not self._running and used:
+            raise AssertionError(f"no sequence runs but pages are used: {self._cache.usage()}")
+
+    def _admit(self, now_s: float) -> None:
+        budget = self._config.max_step_tokens
+        while len(self._running) < self._config.max_sequences:
+            sequence = self._waiting.next(now_s)
+            if sequence is None or sum(item.is_prefilling for item in self._running) >= budget:
+                return
+            if not self._cache.can_reserve_growing(sequence.id, len(sequence.token_ids) + 1):
+                return  # its turn: nobody overtakes it, or a long prompt would wait for ever
+            self._waiting.remove(sequence)
+            self._running.append(sequence)
+
+    def _row(self, sequence: Sequence, num_tokens: int) -> PlanRow | None:
+        """Reserve pages for the next tokens of a sequence, preempting less urgent ones where needed."""
+        end = sequence.num_computed + num_tokens
+        grants = self._cache.reserve(sequence.id, end)
+        while grants is None:
+            victim = max(self._running, key=_urgency)
+            self._preempt(victim)
+            if victim is sequence:
+                return None
+            grants = self._cache.reserve(sequence.id, end)
+        is_last = end == len(sequence.token_ids)
+        return PlanRow(
+            sequence_id=sequence.id,
+            start=sequence.num_computed,
+            token_ids=tuple(sequence.token_ids[sequence.num_computed : end]),
+            grants=self._owned(sequence, grants),
+            is_sampled=is_last,
+            forced_token_id=sequence.forced_token_id if is_last else None,
+            wants_prompt_logprobs=sequence.wants_prompt_logprobs,
+        )
+
+    def _owned(self, sequence: Sequence, grants: tuple[PageGrant, ...]) -> tuple[PageGrant, ...]:
+        """Grants for a rank that already knows the sequence, or all its pages for one that does not."""
+        return grants if sequence.is_on_rank else self._cache.grants(sequence.id)
+
+    def _seal(self, rows: list[PlanRow], alive: dict[int, Sequence]) -> StepPlan:
+        self._step += 1
+        starts = []
+        for row in rows:
+            sequence = alive[row.sequence_id]
+            sequence.last_step = self._step
+            if not sequence.is_on_rank:
+                starts.append(sequence.start_record())
+                sequence.is_on_rank = True
+        finished, self._dropped = tuple(self._dropped), []
+        return StepPlan(step=self._step, rows=tuple(rows), starts=tuple(starts), finished=finished)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._running.remove(sequence)
+        self._drop(sequence)
+        sequence.forget_cache()
+        self._waiting.add(sequence)
+        self.num_preemptions += 1
+
+    def _drop(self, sequence: Sequence) -> None:
+        self._cache.release(sequence.id)
+        if sequence.is_on_rank:
+            self._dropped.append(sequence.id)
+
+
+def _urgency(sequence: Sequence) -> tuple[int, float, int]:
+    """Largest = least urgent: high priority value, late arrival."""
+    return (sequence.prompt.priority, sequence.arrival_s, sequence.id)

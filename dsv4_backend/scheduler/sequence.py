@@ -1,0 +1,104 @@
+"""One admitted request while it is being computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from dsv4_backend.records import Prompt, Request, RowResult, SequenceStart, TokenLogprob, Usage
+from dsv4_backend.scheduler.reasoning import ReasoningBudget
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Sequence:
+    """Tokens of a request and how far they are computed. Owned by the scheduler.
+
+    Units: times in seconds of the engine's clock.
+    Rule:  token_ids are prompt and answer; positions [0, num_computed) are in the cache. A sequence that was never
+           started, was preempted, or whose rank was lost has num_computed 0 and is not `is_on_rank`.
+    """
+
+    id: int
+    request: Request
+    max_tokens: int
+    arrival_s: float
+    token_ids: list[int]
+    num_prompt: int
+    num_computed: int = 0
+    is_on_rank: bool = False
+    last_step: int = -1
+    num_restarts: int = 0
+    reasoning: ReasoningBudget | None = None
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    @property
+    def prompt(self) -> Prompt:
+        """What the client asked for."""
+        return self.request.prompt
+
+    @property
+    def num_output(self) -> int:
+        """Tokens generated so far."""
+        return len(self.token_ids) - self.num_prompt
+
+    @property
+    def num_pending(self) -> int:
+        """Known tokens that are not in the cache yet; 1 while decoding."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Whether more than the newest token is missing from the cache."""
+        return self.num_pending > 1 or self.num_output == 0
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether prompt logprobs were asked for and are not all there."""
+        return self.prompt.sampling.prompt_logprobs and len(self.prompt_logprobs) < self.num_prompt - 1
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts so far."""
+        return Usage(num_input_tokens=self.num_prompt, num_output_tokens=self.num_output)
+
+    @property
+    def forced_token_id(self) -> int | None:
+        """The token that the reasoning budget demands next."""
+        return self.reasoning.forced_id if self.reasoning else None
+
+    def append(self, token_id: int) -> None:
+        """Add a generated token."""
+        self.token_ids.append(token_id)
+        self.num_restarts = 0  # progress: only crashes without any count against the retry limit
+        if self.reasoning:
+            self.reasoning.push(token_id)
+
+    def start_record(self) -> SequenceStart:
+        """What a rank must know before the first row."""
+        return SequenceStart(
+            sequence_id=self.id,
+            token_ids=tuple(self.token_ids),
+            num_prompt_tokens=self.num_prompt,
+            sampling=self.prompt.sampling,
+            min_tokens=self.prompt.limits.min_tokens,
+            ignore_eos=self.prompt.limits.ignore_eos,
+            constraint=self.prompt.constraint,
+        )
+
+    def keep_prompt_logprobs(self, start: int, result: RowResult) -> None:
+        """Append the logprobs of prompt tokens that a row starting at `start` gave and that are not known yet."""
+        known = len(self.prompt_logprobs)
+        first_target = start + 1
+        self.prompt_logprobs.extend(result.prompt_logprobs[max(0, known + 1 - first_target) :])
+
+    def forget_cache(self) -> None:
+        """Everything must be computed again: preemption, or a lost rank."""
+        self.num_computed = 0
+        self.is_on_rank = False
+
+
+def with_seed(request: Request, seed: int) -> Request:
+    """Return the request with its seed set, so that a restart repeats its random numbers."""
+    if request.prompt.sampling.seed is not None:
+        return request
+    sampling = replace(request.prompt.sampling, seed=seed)
+    return replace(request, prompt=replace(request.prompt, sampling=sampling))
