@@ -8,6 +8,7 @@
     ├── NotFoundError        `stop` names no running request               NOT_FOUND
     ├── OverloadedError      the queue is full, or we are draining         UNAVAILABLE, with a retry hint
     ├── ShapeError           an operator was called with the wrong shape   a bug of ours
+    ├── LaunchError          tritonserver did not start, or ended by itself exit code 1, with the end of its log
     └── ExecutorLostError    a rank died or stopped answering              healed by a restart
 
 A message gives the value, the limit and the fix, in that order.
@@ -61,6 +62,10 @@ class OverloadedError(Dsv4Error):
 
 class ShapeError(Dsv4Error):
     """An operator got a tensor of the wrong shape or type."""
+
+
+class LaunchError(Dsv4Error):
+    """tritonserver did not become ready, or ended by itself."""
 
 
 class ExecutorLostError(Dsv4Error):
