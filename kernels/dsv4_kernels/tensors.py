@@ -1,4 +1,4 @@
-"""Weights as they stand in a checkpoint (`QuantTensor`), their exact values, and the prepared forms that operators take.
+"""Weights as they stand in a checkpoint (`QuantTensor`), their exact values, and the forms that operators take.
 
 QuantTensor ─ dequantise ─► float32 [out, in]          bit-exact, chunked: no large temporaries
             ─ prepare_linear ─► LinearWeight           opaque: dense float32 today, packed FP4/FP8 later

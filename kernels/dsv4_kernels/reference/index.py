@@ -1,0 +1,22 @@
+"""The lightning indexer's choice of compressed entries."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def index_select(  # noqa: PLR0913 - one fused step
+    query: Tensor, head_weights: Tensor, cache: Tensor, rows: Tensor, num_visible: Tensor, k: int
+) -> Tensor:
+    """As `ops.IndexSelect`."""
+    chosen = torch.full((query.shape[0], k), -1, dtype=torch.int64)
+    keys = cache[rows]  # [C, D]
+    for token, visible in enumerate(num_visible.tolist()):
+        if visible <= k:
+            chosen[token, :visible] = torch.arange(visible)
+            continue
+        scores = head_weights[token] @ torch.relu(query[token] @ keys[:visible].T)  # [C]
+        best = scores.sort(descending=True, stable=True).indices[:k]
+        chosen[token] = best.sort().values
+    return chosen

@@ -1,0 +1,19 @@
+"""Dense projections."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dsv4_kernels.tensors import LinearWeight
+
+
+def linear(x: Tensor, weight: LinearWeight) -> Tensor:
+    """As `ops.Linear`."""
+    return x @ weight.dense.T  # [T, N]
+
+
+def grouped_linear(x: Tensor, weight: LinearWeight) -> Tensor:
+    """As `ops.GroupedLinear`."""
+    groups = weight.dense.unflatten(0, (x.shape[1], -1))  # [G, N, K]
+    return torch.einsum("tgk,gnk->tgn", x, groups)

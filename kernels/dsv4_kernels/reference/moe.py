@@ -1,0 +1,44 @@
+"""Gated experts with clamped SwiGLU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from dsv4_kernels.reference.round_trip import fp8_round_trip
+from dsv4_kernels.tensors import ExpertWeights, LinearWeight
+
+EXPERT_GROUP = 128  # columns that share one activation scale
+
+
+def moe(  # noqa: PLR0913 - one fused step
+    x: Tensor, experts: ExpertWeights, ids: Tensor, weights: Tensor, limit: float, round_trip: bool
+) -> Tensor:
+    """As `ops.Moe`."""
+    slots = torch.zeros(*ids.shape, x.shape[1])  # [T, K, D]
+    for expert in ids.unique().tolist():
+        if expert < 0:
+            continue
+        token, slot = torch.where(ids == expert)
+        hidden = _gate(x[token], experts.w1[expert], experts.w3[expert], limit) * weights[token, slot].unsqueeze(1)
+        slots[token, slot] = _down(hidden, experts.w2[expert], round_trip)
+    total = torch.zeros_like(x)
+    for slot in range(ids.shape[1]):
+        total = total + slots[:, slot]
+    return total
+
+
+def gated_mlp(  # noqa: PLR0913 - one fused step
+    x: Tensor, w1: LinearWeight, w3: LinearWeight, w2: LinearWeight, limit: float, round_trip: bool
+) -> Tensor:
+    """As `ops.GatedMlp`."""
+    return _down(_gate(x, w1.dense, w3.dense, limit), w2.dense, round_trip)
+
+
+def _gate(x: Tensor, w1: Tensor, w3: Tensor, limit: float) -> Tensor:
+    return silu((x @ w1.T).clamp(max=limit)) * (x @ w3.T).clamp(-limit, limit)
+
+
+def _down(hidden: Tensor, w2: Tensor, round_trip: bool) -> Tensor:
+    return (fp8_round_trip(hidden, EXPERT_GROUP) if round_trip else hidden) @ w2.T

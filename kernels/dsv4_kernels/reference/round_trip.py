@@ -1,0 +1,53 @@
+"""Round trips through FP8 and FP4 that the model was trained with, and the transform that goes before FP4."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dsv4_kernels.tensors import FP4_MAX, FP8_MAX, e2m1_codes, power_of_two, scale_bytes
+
+FP8_FLOOR = 1e-4
+FP4_FLOOR = 6 * 2.0**-126
+
+
+def fp8_round_trip(x: Tensor, group: int) -> Tensor:
+    """As `ops.Fp8RoundTrip`."""
+    groups, scale = _scaled(x, group, FP8_FLOOR, FP8_MAX)
+    codes = groups.clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn)
+    return _restore(codes.to(torch.float32) * scale, x)
+
+
+def fp4_round_trip(x: Tensor, group: int = 32) -> Tensor:
+    """As `ops.Fp4RoundTrip`."""
+    groups, scale = _scaled(x, group, FP4_FLOOR, FP4_MAX)
+    magnitudes = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+    values = torch.cat([magnitudes, -magnitudes])[e2m1_codes(groups).to(torch.int32)]
+    return _restore(values * scale, x)
+
+
+def hadamard(x: Tensor) -> Tensor:
+    """As `ops.Hadamard`."""
+    size = x.shape[-1]
+    y = x.reshape(-1, size)
+    half = 1
+    while half < size:
+        pairs = y.reshape(-1, size // (2 * half), 2, half)
+        low, high = pairs[:, :, 0], pairs[:, :, 1]
+        y = torch.stack([low + high, low - high], dim=2)
+        half *= 2
+    return (y.reshape(x.shape) * float(size) ** -0.5).contiguous()
+
+
+def _scaled(x: Tensor, group: int, floor: float, largest: float) -> tuple[Tensor, Tensor]:
+    """x / scale as [rows, groups, group] (the last group padded with zeros), and the scales [rows, groups, 1]."""
+    rows = x.reshape(-1, x.shape[-1])
+    padded = torch.nn.functional.pad(rows, (0, -x.shape[-1] % group))
+    groups = padded.unflatten(1, (-1, group))
+    amax = groups.abs().amax(dim=2, keepdim=True).clamp(min=floor)
+    scale = power_of_two(scale_bytes(amax, largest))
+    return groups / scale, scale
+
+
+def _restore(groups: Tensor, x: Tensor) -> Tensor:
+    return groups.flatten(1)[:, : x.shape[-1]].reshape(x.shape).contiguous()
