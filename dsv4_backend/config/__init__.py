@@ -13,11 +13,12 @@ from dsv4_backend.config.model import (
     load_model_config,
     parse_model_config,
 )
-from dsv4_backend.config.serving import Numerics, ServingConfig, parse_serving_config
+from dsv4_backend.config.serving import ExecutorKind, Numerics, ServingConfig, parse_serving_config
 
 __all__ = [
     "DraftKind",
     "DraftSpec",
+    "ExecutorKind",
     "ExpertFormat",
     "LayerKind",
     "LayerSpec",

@@ -12,6 +12,13 @@ from dsv4_backend.config.model import PAGE_TOKENS
 from dsv4_backend.errors import ConfigError
 
 
+class ExecutorKind(str, Enum):
+    """RANKS runs the model in child processes. ZERO repeats the prompt without a model: it measures the server alone."""
+
+    RANKS = "ranks"
+    ZERO = "zero"
+
+
 class Numerics(str, Enum):
     """TRAINED keeps the FP8/FP4 round trips and Hadamard of DeepSeek's reference; PLAIN leaves them out."""
 
@@ -31,6 +38,7 @@ class ServingConfig:
     """
 
     checkpoint: str = ""
+    executor: ExecutorKind = ExecutorKind.RANKS
     numerics: Numerics = Numerics.TRAINED
     max_step_tokens: int = 512
     max_sequences: int = 64

@@ -45,8 +45,15 @@ class CacheManager:
 
     def __init__(self, layout: CacheLayout, counts: dict[str, int]) -> None:
         self.layout = layout
-        self._pools = {kind.name: PagePool(kind.name, counts[kind.name]) for kind in layout.kinds}
+        self._counts = counts
+        self._pools: dict[str, PagePool] = {}
         self._held: dict[int, dict[str, _Held]] = {}
+        self.clear()
+
+    def clear(self) -> None:
+        """Free every page."""
+        self._pools = {kind.name: PagePool(kind.name, self._counts[kind.name]) for kind in self.layout.kinds}
+        self._held = {}
 
     @property
     def capacity_tokens(self) -> int:

@@ -10,14 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsv4_backend.config import ServingConfig
-from dsv4_backend.errors import OverloadedError
 from dsv4_backend.kv.manager import CacheManager
 from dsv4_backend.records import PageGrant, PlanRow, StepPlan, StepResult
 from dsv4_backend.scheduler.budget import chunk_tokens, fair_shares
 from dsv4_backend.scheduler.queue import WaitingQueue
 from dsv4_backend.scheduler.sequence import Sequence
-
-RETRY_AFTER_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,15 +55,7 @@ class Scheduler:
         return (*self._running, *self._waiting.sequences())
 
     def add(self, sequence: Sequence) -> None:
-        """Admit a sequence into the waiting line.
-
-        Raises: OverloadedError when the line is full.
-        """
-        if len(self._waiting) >= self._config.max_waiting:
-            raise OverloadedError(
-                f"{len(self._waiting)} requests wait and max_waiting is {self._config.max_waiting}.",
-                retry_after_s=RETRY_AFTER_S,
-            )
+        """Put an admitted sequence into the waiting line; the engine bounds how many there are."""
         self._waiting.add(sequence)
 
     def finish(self, sequence: Sequence) -> None:
@@ -76,6 +65,12 @@ class Scheduler:
             self._drop(sequence)
         else:
             self._waiting.remove(sequence)
+
+    def clear(self) -> None:
+        """Forget every sequence and free every page, whatever state they are in."""
+        self._running, self._dropped = [], []
+        self._waiting = WaitingQueue()
+        self._cache.clear()
 
     def lose_ranks(self) -> tuple[Sequence, ...]:
         """The ranks forgot everything: all running sequences must be computed again. Returns those sequences."""
@@ -137,10 +132,9 @@ class Scheduler:
             raise AssertionError(f"no sequence runs but pages are used: {self._cache.usage()}")
 
     def _admit(self, now_s: float) -> None:
-        budget = self._config.max_step_tokens
         while len(self._running) < self._config.max_sequences:
             sequence = self._waiting.next(now_s)
-            if sequence is None or sum(item.is_prefilling for item in self._running) >= budget:
+            if sequence is None:
                 return
             if not self._cache.can_reserve_growing(sequence.id, len(sequence.token_ids) + 1):
                 return  # its turn: nobody overtakes it, or a long prompt would wait for ever

@@ -1,0 +1,176 @@
+"""One turn of the step loop: plan, execute, commit, release. Used on one thread only."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from dsv4_backend.engine.executor import Executor
+from dsv4_backend.engine.stream import ChunkSink, Stream, StreamRules
+from dsv4_backend.errors import ExecutorLostError
+from dsv4_backend.kv.manager import CacheManager
+from dsv4_backend.metrics import MetricsSink
+from dsv4_backend.records import FinishReason, StepPlan, StepResult
+from dsv4_backend.scheduler.scheduler import Scheduler
+from dsv4_backend.scheduler.sequence import Sequence
+
+_log = logging.getLogger(__name__)
+
+
+class StepLoop:
+    """Owns the streams of admitted requests. Methods return the ids of requests that got their final chunk."""
+
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        cache: CacheManager,
+        executor: Executor,
+        rules: StreamRules,
+        metrics: MetricsSink,
+        max_restarts: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._scheduler = scheduler
+        self._cache = cache
+        self._executor = executor
+        self._rules = rules
+        self._metrics = metrics
+        self._max_restarts = max_restarts
+        self._clock = clock
+        self._streams: dict[str, Stream] = {}
+        self._is_rank_lost = False
+        self._num_preemptions = 0
+        self._report()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a turn would do something."""
+        return bool(self._streams)
+
+    def add(self, sequence: Sequence, sink: ChunkSink) -> None:
+        """Begin a stream for an admitted request."""
+        self._streams[sequence.request.id] = Stream(sequence, sink, self._rules, self._metrics)
+        self._scheduler.add(sequence)
+        self._metrics.count("dsv4_prompt_tokens_total", sequence.num_prompt)
+
+    def cancel(self, request_id: str) -> list[str]:
+        """End a request at the client's wish; one that has ended meanwhile is fine."""
+        stream = self._streams.get(request_id)
+        return [self._end(stream, FinishReason.CANCELLED)] if stream else []
+
+    def turn(self, now_s: float) -> list[str]:
+        """Run one step."""
+        ended = self._expire(now_s)
+        if self._is_rank_lost:
+            ended += self._restart_ranks()
+        plan = None if self._is_rank_lost else self._scheduler.plan(now_s)
+        if plan is not None:
+            ended += self._step(plan)
+        self._report()
+        return ended
+
+    def fail_all(self, message: str) -> list[str]:
+        """End every request with an in-band error and start from nothing; the ranks are replaced before the next step."""
+        self._is_rank_lost = True
+        streams, self._streams = self._streams, {}
+        self._scheduler.clear()
+        for stream in streams.values():
+            stream.finish(FinishReason.ERROR, message)
+        self._report()
+        return list(streams)
+
+    def check(self) -> None:
+        """Verify that streams and sequences are the same requests. Raises: AssertionError."""
+        self._scheduler.check()
+        ids = {sequence.request.id for sequence in self._scheduler.sequences}
+        if ids != set(self._streams):
+            raise AssertionError(f"streams {sorted(self._streams)} but sequences {sorted(ids)}")
+
+    def _step(self, plan: StepPlan) -> list[str]:
+        by_id = {stream.sequence.id: stream for stream in self._streams.values()}
+        start_s = self._clock()
+        for row in plan.rows:
+            by_id[row.sequence_id].note_step(start_s)
+        try:
+            result = self._executor.execute(plan)
+        except ExecutorLostError as error:
+            return self._lose_ranks(str(error))
+        self._metrics.observe("dsv4_batch_size", float(len(plan.rows)))
+        return self._commit(plan, result, by_id)
+
+    def _commit(self, plan: StepPlan, result: StepResult, by_id: dict[int, Stream]) -> list[str]:
+        now_s = self._clock()
+        outcomes = {row.sequence_id: row for row in result.rows}
+        ended = []
+        for advance in self._scheduler.commit(plan, result):
+            stream, outcome = by_id[advance.sequence.id], outcomes[advance.sequence.id]
+            if outcome.error:
+                ended.append(self._end(stream, FinishReason.ERROR, outcome.error))
+                continue
+            reason = None
+            for token_id in outcome.token_ids:
+                reason = stream.push(token_id, outcome.logprobs, now_s)
+            if reason is not None:
+                ended.append(self._end(stream, reason))
+            elif outcome.token_ids:
+                stream.flush()
+        return ended
+
+    def _lose_ranks(self, why: str) -> list[str]:
+        """A rank is gone: everybody running starts over, but for those that were there too often."""
+        _log.warning("a rank was lost and is replaced: %s", why)
+        self._is_rank_lost = True
+        ended = []
+        streams = {stream.sequence.id: stream for stream in self._streams.values()}
+        for sequence in self._scheduler.lose_ranks():
+            if sequence.num_restarts > self._max_restarts:
+                message = f"the model failed {sequence.num_restarts} times on this request, the limit is"
+                message += f" {self._max_restarts}; the last failure: {why}"
+                ended.append(self._end(streams[sequence.id], FinishReason.ERROR, message))
+        return ended + self._restart_ranks()
+
+    def _restart_ranks(self) -> list[str]:
+        """Replace the ranks, with bounded tries; without ranks every request ends, and the next one tries again."""
+        why = ""
+        for _ in range(max(1, self._max_restarts)):
+            self._metrics.count("dsv4_rank_restarts_total")
+            try:
+                self._executor.restart()
+            except ExecutorLostError as error:
+                why = str(error)
+                continue
+            self._is_rank_lost = False
+            return []
+        return self.fail_all(f"the model cannot be restarted: {why}")
+
+    def _expire(self, now_s: float) -> list[str]:
+        late = [stream for stream in self._streams.values() if now_s >= stream.deadline_s]
+        return [
+            self._end(
+                stream,
+                FinishReason.TIME_LIMIT,
+                f"the request took {now_s - stream.sequence.arrival_s:.1f} s, its limit is"
+                f" {stream.deadline_s - stream.sequence.arrival_s:g} s.",
+            )
+            for stream in late
+        ]
+
+    def _end(self, stream: Stream, reason: FinishReason, error: str = "") -> str:
+        request_id = stream.sequence.request.id
+        del self._streams[request_id]
+        self._scheduler.finish(stream.sequence)
+        stream.finish(reason, error)
+        return request_id
+
+    def _report(self) -> None:
+        self._metrics.set("dsv4_running_requests", len(self._scheduler.running))
+        self._metrics.set("dsv4_waiting_requests", self._scheduler.num_waiting)
+        for kind, (used, total) in self._cache.usage().items():
+            self._metrics.set("dsv4_pages_used", used, kind=kind)
+            self._metrics.set("dsv4_pages_total", total, kind=kind)
+        if self._scheduler.num_preemptions > self._num_preemptions:
+            num_new = self._scheduler.num_preemptions - self._num_preemptions
+            self._metrics.count("dsv4_preemptions_total", num_new)
+            self._num_preemptions = self._scheduler.num_preemptions
