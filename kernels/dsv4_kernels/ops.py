@@ -83,7 +83,7 @@ class HyperMaps(Protocol):
     Source: V4 report, mHC; the reference implementation's order of steps.
     """
 
-    def __call__(  # noqa: PLR0913 - the parameters of one published map
+    def __call__(
         self,
         streams: Tensor,
         fn: Tensor,
@@ -142,7 +142,7 @@ class Moe(Protocol):
           slots in their order; a slot with id -1 adds nothing.
     """
 
-    def __call__(  # noqa: PLR0913 - one fused step
+    def __call__(
         self, x: Tensor, experts: ExpertWeights, ids: Tensor, weights: Tensor, limit: float, round_trip: bool
     ) -> Tensor:
         """Shapes: x [T, D]; ids int64 [T, K]; weights [T, K]; returns [T, D]."""
@@ -151,7 +151,7 @@ class Moe(Protocol):
 class GatedMlp(Protocol):
     """One expert with weight 1 (the shared expert), same rule as `Moe`."""
 
-    def __call__(  # noqa: PLR0913 - one fused step
+    def __call__(
         self, x: Tensor, w1: LinearWeight, w3: LinearWeight, w2: LinearWeight, limit: float, round_trip: bool
     ) -> Tensor:
         """Shapes: x [T, D]; w1, w3 [I, D]; w2 [D, I]; returns [T, D]."""
@@ -175,7 +175,7 @@ class IndexSelect(Protocol):
           num_visible <= k, all visible entries are returned without scoring.
     """
 
-    def __call__(  # noqa: PLR0913 - one fused step
+    def __call__(
         self, query: Tensor, head_weights: Tensor, cache: Tensor, rows: Tensor, num_visible: Tensor, k: int
     ) -> Tensor:
         """Shapes: query [T, H, D]; head_weights [T, H]; cache [R, D]; rows int64 [C], the cache row of each entry;
@@ -191,7 +191,7 @@ class SparseAttention(Protocol):
           The sink has no value; a token without rows gives zeros.
     """
 
-    def __call__(  # noqa: PLR0913 - one fused step over two caches
+    def __call__(
         self,
         query: Tensor,
         window_cache: Tensor,

@@ -211,7 +211,7 @@ def quantise_fp8_block(weight: Tensor) -> QuantTensor:
     """
     rows, columns = weight.shape
     padded = torch.nn.functional.pad(weight, (0, -columns % FP8_BLOCK, 0, -rows % FP8_BLOCK))
-    blocks = padded.unflatten(1, (-1, FP8_BLOCK)).unflatten(0, (-1, FP8_BLOCK))  # [R, 128, C, 128]
+    blocks = padded.view(-1, FP8_BLOCK, padded.shape[1] // FP8_BLOCK, FP8_BLOCK)  # [R, 128, C, 128]
     scales = scale_bytes(blocks.abs().amax(dim=(1, 3)), FP8_MAX)
     codes = (blocks / power_of_two(scales)[:, None, :, None]).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn)
     codes = codes.flatten(2, 3).flatten(0, 1)[:rows, :columns].contiguous()
@@ -224,7 +224,7 @@ def quantise_mxfp4(weight: Tensor) -> QuantTensor:
     Shapes: weight float32 [out, in], in a multiple of 32.
     """
     rows, columns = weight.shape
-    groups = weight.unflatten(1, (-1, MXFP4_GROUP))
+    groups = weight.reshape(rows, -1, MXFP4_GROUP)
     scales = scale_bytes(groups.abs().amax(dim=2), FP4_MAX)
     codes = e2m1_codes(groups / power_of_two(scales).unsqueeze(2)).flatten(1, 2)
     return QuantTensor(format=WeightFormat.MXFP4, codes=pack_nibbles(codes), scales=scales, shape=(rows, columns))
@@ -240,7 +240,7 @@ def quantise_nvfp4(weight: Tensor, global_scale: float | None = None) -> QuantTe
     if global_scale is None:
         amax = float(weight.abs().amax()) if weight.numel() else 0.0
         global_scale = float(torch.tensor(amax / (FP4_MAX * FP8_MAX) or 1.0, dtype=torch.float32))
-    groups = weight.unflatten(1, (-1, NVFP4_GROUP))
+    groups = weight.reshape(rows, -1, NVFP4_GROUP)
     scales = (groups.abs().amax(dim=2) / FP4_MAX / global_scale).clamp(max=FP8_MAX).to(torch.float8_e4m3fn)
     factor = scales.to(torch.float32) * torch.tensor(global_scale, dtype=torch.float32)
     scaled = torch.where(factor.unsqueeze(2) == 0, 0.0, groups / factor.unsqueeze(2))
@@ -280,7 +280,7 @@ def e2m1_codes(values: Tensor) -> Tensor:
 
 def pack_nibbles(codes: Tensor) -> Tensor:
     """Codes [R, K] to bytes [R, K / 2], the even column in the low nibble."""
-    pairs = codes.unflatten(1, (-1, 2))
+    pairs = codes.reshape(codes.shape[0], -1, 2)
     return (pairs[:, :, 0] | (pairs[:, :, 1] << 4)).contiguous()
 
 
@@ -310,13 +310,13 @@ def _dequantise_rows(q: QuantTensor, first: int, last: int, out: Tensor) -> None
         factor = power_of_two(scales)
     else:
         factor = scales.to(torch.float32) * torch.tensor(q.global_scale, dtype=torch.float32)
-    out.unflatten(1, (factor.shape[1], -1)).mul_(factor.unsqueeze(2))
+    out.view(*factor.shape, -1).mul_(factor.unsqueeze(2))
 
 
 def _unpack_into(codes: Tensor, out: Tensor) -> None:
     """Packed e2m1 bytes [R, K / 2] to float32 [R, K], low nibble first."""
     table = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
     values = torch.cat([table, -table])
-    pairs = out.unflatten(1, (-1, 2))  # [R, K / 2, 2]
+    pairs = out.view(out.shape[0], -1, 2)  # [R, K / 2, 2]
     pairs[:, :, 0] = values[(codes & 15).to(torch.int32)]
     pairs[:, :, 1] = values[(codes >> 4).to(torch.int32)]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def sparse_attention(  # noqa: PLR0913 - one fused step over two caches
+def sparse_attention(
     query: Tensor,
     window_cache: Tensor,
     window_rows: Tensor,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def hyper_maps(  # noqa: PLR0913 - the parameters of one published map
+def hyper_maps(
     streams: Tensor, fn: Tensor, base: Tensor, scale: Tensor, norm_eps: float, hc_eps: float, iterations: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `ops.HyperMaps`."""
@@ -14,7 +14,7 @@ def hyper_maps(  # noqa: PLR0913 - the parameters of one published map
     z = _project(streams, fn, norm_eps)
     pre = torch.sigmoid(z[:, :n] * scale[0] + base[:n]) + hc_eps
     post = 2 * torch.sigmoid(z[:, n : 2 * n] * scale[1] + base[n : 2 * n])
-    comb = (z[:, 2 * n :] * scale[2] + base[2 * n :]).unflatten(1, (n, n))  # [T, N, N]
+    comb = (z[:, 2 * n :] * scale[2] + base[2 * n :]).view(-1, n, n)  # [T, N, N]
     comb = torch.softmax(comb, dim=2) + hc_eps
     comb = comb / (comb.sum(dim=1, keepdim=True) + hc_eps)
     for _ in range(iterations - 1):
@@ -33,9 +33,7 @@ def hyper_mix(streams: Tensor, y: Tensor, post: Tensor, comb: Tensor) -> Tensor:
     return post.unsqueeze(2) * y.unsqueeze(1) + torch.einsum("tjk,tjd->tkd", comb, streams)
 
 
-def hyper_head(  # noqa: PLR0913 - the parameters of one published map
-    streams: Tensor, fn: Tensor, base: Tensor, scale: Tensor, norm_eps: float, hc_eps: float
-) -> Tensor:
+def hyper_head(streams: Tensor, fn: Tensor, base: Tensor, scale: Tensor, norm_eps: float, hc_eps: float) -> Tensor:
     """As `ops.HyperHead`."""
     mixing = torch.sigmoid(_project(streams, fn, norm_eps) * scale + base) + hc_eps  # [T, N]
     return hyper_collapse(streams, mixing)

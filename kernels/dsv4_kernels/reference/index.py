@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def index_select(  # noqa: PLR0913 - one fused step
+def index_select(
     query: Tensor, head_weights: Tensor, cache: Tensor, rows: Tensor, num_visible: Tensor, k: int
 ) -> Tensor:
     """As `ops.IndexSelect`."""

@@ -15,5 +15,5 @@ def linear(x: Tensor, weight: LinearWeight) -> Tensor:
 
 def grouped_linear(x: Tensor, weight: LinearWeight) -> Tensor:
     """As `ops.GroupedLinear`."""
-    groups = weight.dense.unflatten(0, (x.shape[1], -1))  # [G, N, K]
+    groups = weight.dense.view(x.shape[1], -1, x.shape[2])  # [G, N, K]
     return torch.einsum("tgk,gnk->tgn", x, groups)

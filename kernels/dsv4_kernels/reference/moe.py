@@ -12,24 +12,22 @@ from dsv4_kernels.tensors import ExpertWeights, LinearWeight
 EXPERT_GROUP = 128  # columns that share one activation scale
 
 
-def moe(  # noqa: PLR0913 - one fused step
-    x: Tensor, experts: ExpertWeights, ids: Tensor, weights: Tensor, limit: float, round_trip: bool
-) -> Tensor:
+def moe(x: Tensor, experts: ExpertWeights, ids: Tensor, weights: Tensor, limit: float, round_trip: bool) -> Tensor:
     """As `ops.Moe`."""
     slots = torch.zeros(*ids.shape, x.shape[1])  # [T, K, D]
-    for expert in ids.unique().tolist():
+    for expert in sorted(set(ids.flatten().tolist())):
         if expert < 0:
             continue
         token, slot = torch.where(ids == expert)
         hidden = _gate(x[token], experts.w1[expert], experts.w3[expert], limit) * weights[token, slot].unsqueeze(1)
         slots[token, slot] = _down(hidden, experts.w2[expert], round_trip)
     total = torch.zeros_like(x)
-    for slot in range(ids.shape[1]):
-        total = total + slots[:, slot]
+    for k in range(ids.shape[1]):
+        total = total + slots[:, k]
     return total
 
 
-def gated_mlp(  # noqa: PLR0913 - one fused step
+def gated_mlp(
     x: Tensor, w1: LinearWeight, w3: LinearWeight, w2: LinearWeight, limit: float, round_trip: bool
 ) -> Tensor:
     """As `ops.GatedMlp`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -36,14 +38,14 @@ def hadamard(x: Tensor) -> Tensor:
         low, high = pairs[:, :, 0], pairs[:, :, 1]
         y = torch.stack([low + high, low - high], dim=2)
         half *= 2
-    return (y.reshape(x.shape) * float(size) ** -0.5).contiguous()
+    return (y.reshape(x.shape) * (1 / math.sqrt(size))).contiguous()
 
 
 def _scaled(x: Tensor, group: int, floor: float, largest: float) -> tuple[Tensor, Tensor]:
     """x / scale as [rows, groups, group] (the last group padded with zeros), and the scales [rows, groups, 1]."""
     rows = x.reshape(-1, x.shape[-1])
     padded = torch.nn.functional.pad(rows, (0, -x.shape[-1] % group))
-    groups = padded.unflatten(1, (-1, group))
+    groups = padded.view(padded.shape[0], -1, group)
     amax = groups.abs().amax(dim=2, keepdim=True).clamp(min=floor)
     scale = power_of_two(scale_bytes(amax, largest))
     return groups / scale, scale
