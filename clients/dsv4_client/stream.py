@@ -1,0 +1,271 @@
+"""The streaming client: `Client.generate` starts a request and yields its events; leaving the loop early stops it.
+
+Each request has a gRPC stream of its own, and all of them share one connection: any number of threads may generate at
+once, and a broken or cancelled stream touches no other. A request through the ensemble is stopped by a second request
+with the same id (Triton passes no cancellation on through an ensemble); the runtime itself sees the gRPC cancellation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self, Unpack
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from dsv4_backend.errors import Dsv4Error, NotFoundError
+from dsv4_backend.records import FinishReason, Usage
+from dsv4_client.errors import (
+    BrokenStreamError,
+    DeadlineError,
+    ModelNotReadyError,
+    ServerUnreachableError,
+    names_missing_model,
+    refusal,
+)
+from dsv4_client.events import Answer, Event, Final, join_events
+from dsv4_client.options import Options
+from dsv4_client.wire import PromptLike, build_request, build_stop, is_token_ids, read_reply
+
+DEFAULT_URL = "127.0.0.1:8001"
+ENSEMBLE = "dsv4"
+RUNTIME = "dsv4_runtime"
+# Errors then end the stream with a status code; without this header Triton sends their text alone.
+METADATA = (("triton_grpc_error", "true"),)
+CHANNEL_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+PROBE_S = 2.0
+# A stop can overtake its request, which is still being tokenised: it is repeated for so long.
+STOP_S = 2.0
+_STOP_PAUSE_S = 0.01
+
+
+class Client:
+    """A connection to one server. Close it, or use it in a `with` statement: that stops what is still running."""
+
+    def __init__(self, url: str = DEFAULT_URL, *, model: str = ENSEMBLE, runtime: str = RUNTIME) -> None:
+        self.url = url.removeprefix("grpc://")
+        self.model = model
+        self.runtime = runtime
+        self._channel = grpc.insecure_channel(self.url, options=CHANNEL_OPTIONS)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._running: weakref.WeakSet[Generation] = weakref.WeakSet()
+
+    def __enter__(self) -> Self:
+        """Use as a context."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop what still runs and close the connection."""
+        self.close()
+
+    def close(self) -> None:
+        """Stop every running request of this client and close the connection."""
+        for generation in list(self._running):
+            generation.close()
+        self._channel.close()
+
+    def generate(
+        self,
+        prompt: PromptLike,
+        *,
+        protocol: str = "chat",
+        request_id: str = "",
+        timeout_s: float | None = None,
+        **options: Unpack[Options],
+    ) -> Generation:
+        """Start a request and return its stream of events.
+
+        Rule:   text and API bodies (`protocol` chat, responses or messages) go through the ensemble, token ids to the
+                runtime. An empty request_id is replaced by a fresh one.
+        Raises: RequestError at once for a bad option; the stream itself raises what the server refuses.
+        """
+        is_direct = is_token_ids(prompt)
+        model = self.runtime if is_direct else self.model
+        request_id = request_id or uuid.uuid4().hex
+        message = build_request(model, request_id, prompt, protocol, options)
+        call = self._stub.ModelStreamInfer(iter([message]), metadata=METADATA, timeout=timeout_s)
+        generation = Generation(self, call, request_id, None if is_direct else model, timeout_s)
+        self._running.add(generation)
+        return generation
+
+    def complete(
+        self,
+        prompt: PromptLike,
+        *,
+        protocol: str = "chat",
+        request_id: str = "",
+        timeout_s: float | None = None,
+        **options: Unpack[Options],
+    ) -> Answer:
+        """Run a request as a single response (`stream=false`) and return the whole answer."""
+        options["stream"] = False
+        with self.generate(
+            prompt, protocol=protocol, request_id=request_id, timeout_s=timeout_s, **options
+        ) as generation:
+            return join_events(generation)
+
+    def cancel(self, request_id: str, *, timeout_s: float = STOP_S) -> None:
+        """End the ensemble's running request of that id; its own stream then ends with `cancelled`.
+
+        Raises: NotFoundError when no such request is running.
+        """
+        call = self._stub.ModelStreamInfer(
+            iter([build_stop(self.model, request_id)]), metadata=METADATA, timeout=timeout_s
+        )
+        try:
+            for response in call:
+                if response.error_message:
+                    raise self.explain("", response.error_message, self.model)
+        except grpc.RpcError as error:
+            raise self.explain(error.code().name, error.details() or "", self.model) from None
+
+    def is_ready(self) -> bool:
+        """Whether the server answers and serves the ensemble."""
+        try:
+            answer = self._stub.ModelReady(service_pb2.ModelReadyRequest(name=self.model), timeout=PROBE_S)
+        except grpc.RpcError:
+            return False
+        return bool(answer.ready)
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Return as soon as the ensemble is served.
+
+        Raises: ServerUnreachableError or ModelNotReadyError when timeout_s passes first.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self.is_ready():
+            if time.monotonic() >= deadline:
+                raise self.explain("UNAVAILABLE", f"not ready within {timeout_s:g} s", self.model)
+            time.sleep(0.05)
+
+    def explain(self, code: str, message: str, model: str) -> Dsv4Error:
+        """Return the error that a status stands for; asks the server where the status alone does not say."""
+        if names_missing_model(message):
+            return ModelNotReadyError(self.url, model, message)
+        if code != "UNAVAILABLE":
+            return refusal(code, message)
+        try:
+            self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=PROBE_S)
+            ready = self._stub.ModelReady(service_pb2.ModelReadyRequest(name=model), timeout=PROBE_S).ready
+        except grpc.RpcError:
+            return ServerUnreachableError(self.url, message)
+        return refusal(code, message) if ready else ModelNotReadyError(self.url, model, message)
+
+
+class Generation(Iterator[Event]):
+    """One running request: an iterator over its events, ending after `Final`.
+
+    Rule: leaving the loop before Final (break, exception, Ctrl-C, `close`, garbage collection) stops the request.
+    """
+
+    def __init__(
+        self, client: Client, call: grpc.Call, request_id: str, model: str | None, timeout_s: float | None
+    ) -> None:
+        self.request_id = request_id
+        self._client = client
+        self._call = call
+        self._model = model
+        self._timeout_s = timeout_s
+        self._pending: deque[Event] = deque()
+        self._usage = Usage(num_input_tokens=0, num_output_tokens=0)
+        self._is_over = False
+
+    def __enter__(self) -> Self:
+        """Use as a context."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the request unless it has ended."""
+        self.close()
+
+    def __del__(self) -> None:
+        """Stop an abandoned request."""
+        self.close()
+
+    def __next__(self) -> Event:
+        """Return the next event. Raises: the errors of `dsv4_client.errors`."""
+        while not self._pending:
+            if self._is_over:
+                raise StopIteration
+            try:
+                self._receive()
+            except BaseException:  # Ctrl-C too: nobody will read on
+                self.close()
+                raise
+        return self._pending.popleft()
+
+    def cancel(self) -> None:
+        """Ask the server to end the request; the stream goes on until its Final."""
+        if self._is_over:
+            return
+        if self._model is None:
+            self._call.cancel()
+            return
+        deadline = time.monotonic() + STOP_S
+        while self._call.is_active():
+            try:
+                self._client.cancel(self.request_id)
+                return
+            except NotFoundError:
+                if time.monotonic() >= deadline:
+                    return
+                time.sleep(_STOP_PAUSE_S)
+
+    def close(self) -> None:
+        """Stop the request, if it still runs, and drop its stream."""
+        if self._is_over:
+            return
+        with contextlib.suppress(Dsv4Error):
+            self.cancel()
+        self._is_over = True
+        self._call.cancel()
+
+    def _receive(self) -> None:
+        try:
+            response = next(self._call)
+        except StopIteration:
+            raise self._broken("the server closed it without a final response") from None
+        except grpc.RpcError as error:
+            self._end(error.code().name, error.details() or "")
+            return
+        if response.error_message:
+            self._end("", response.error_message)
+            return
+        reply = read_reply(response.infer_response)
+        self._usage = reply.usage
+        self._pending.extend(reply.events())
+        self._is_over = reply.finish_reason is not None
+
+    def _end(self, code: str, message: str) -> None:
+        """Turn a status into the end of the stream. Raises: unless it answers a cancellation of our own."""
+        if code == "CANCELLED":
+            self._is_over = True
+            self._pending.append(Final(finish_reason=FinishReason.CANCELLED, usage=self._usage))
+            return
+        if code == "DEADLINE_EXCEEDED" and self._timeout_s is not None:
+            self._stop_expired()
+            raise DeadlineError(self._timeout_s, self._usage.num_output_tokens)
+        self._is_over = True
+        if self._usage.num_output_tokens and code in ("UNAVAILABLE", "INTERNAL", "UNKNOWN"):
+            raise self._broken(message)
+        raise self._client.explain(code, message, self._model or RUNTIME)
+
+    def _stop_expired(self) -> None:
+        self._is_over = True
+        if self._model is not None:
+            with contextlib.suppress(Dsv4Error):
+                self._client.cancel(self.request_id)
+
+    def _broken(self, details: str) -> BrokenStreamError:
+        self._is_over = True
+        return BrokenStreamError(self._client.url, details, self._usage.num_output_tokens)
