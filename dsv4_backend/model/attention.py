@@ -1,0 +1,120 @@
+"""Attention of one layer: a window of recent tokens and compressed entries under one softmax with sinks.
+
+Source: shared facts `deepseek_v4.md` 2.5-2.7.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from dsv4_kernels.ops import OpTable
+from torch import Tensor
+
+from dsv4_backend.config import LayerKind, ModelConfig
+from dsv4_backend.model.compressor import Compressor
+from dsv4_backend.model.indexer import EntrySelector, Indexer
+from dsv4_backend.model.numerics import Rounding
+from dsv4_backend.model.rope import Rotation, rotate
+from dsv4_backend.model.step import BlockInputs, StepCache, StepInputs
+from dsv4_backend.model.weights import AttentionWeights
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionStep:
+    """What all layers of one family share in a step; the rotations are of its tokens and of its closing blocks."""
+
+    inputs: StepInputs
+    cache: StepCache
+    select: EntrySelector
+    at_tokens: Rotation
+    at_blocks: Rotation | None
+    blocks: BlockInputs | None
+
+
+class Attention:
+    """One attention sublayer; the layer's kind decides what it attends to besides the window."""
+
+    def __init__(
+        self, config: ModelConfig, layer_id: int, weights: AttentionWeights, ops: OpTable, rounding: Rounding
+    ) -> None:
+        self.config = config
+        self.layer_id = layer_id
+        self.kind = config.layers[layer_id].kind
+        self.weights = weights
+        self.ops = ops
+        self.rounding = rounding
+        self.compressor = (
+            Compressor(weights.compressor, ops, rounding, config.norm_eps) if weights.compressor is not None else None
+        )
+        self.indexer = Indexer(config, weights.indexer, ops, rounding) if weights.indexer is not None else None
+
+    def __call__(self, x: Tensor, step: AttentionStep) -> Tensor:
+        """Attend for every token of the step, after writing its keys. Shapes: x [T, d]; returns [T, d]."""
+        q_latent = self._norm(self.rounding.linear(x, self.weights.wq_a), self.weights.q_norm)  # [T, r_q]
+        query = self._query(q_latent, step.at_tokens)  # [T, H, c]
+        window = step.cache.window(self.layer_id)
+        window[step.inputs.window_write_rows] = self._window_keys(x, step.at_tokens)
+        entry_cache, entry_rows = self._entries(x, q_latent, step)
+        mixed = self.ops.sparse_attention(
+            query,
+            window,
+            step.inputs.window_rows,
+            entry_cache,
+            entry_rows,
+            self.weights.attn_sink,
+            self.config.head_dim**-0.5,
+        )  # [T, H, c]
+        return self._output(rotate(self.ops, mixed, step.at_tokens, inverse=True))
+
+    def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        return self.ops.rms_norm(x, weight, self.config.norm_eps)
+
+    def _query(self, q_latent: Tensor, at: Rotation) -> Tensor:
+        heads = self.rounding.linear(q_latent, self.weights.wq_b).view(-1, self.config.head_dim)  # [T*H, c]
+        heads = self._norm(heads, None).view(-1, self.config.num_heads, self.config.head_dim)
+        return rotate(self.ops, heads, at)
+
+    def _window_keys(self, x: Tensor, at: Rotation) -> Tensor:
+        kv = self._norm(self.rounding.linear(x, self.weights.wkv), self.weights.kv_norm)  # [T, c]
+        return self.rounding.entry(rotate(self.ops, kv, at), self.config.rope_dim)
+
+    def _entries(self, x: Tensor, q_latent: Tensor, step: AttentionStep) -> tuple[Tensor | None, Tensor | None]:
+        """Write the entries that close in this step; return the entry cache and each token's rows of it."""
+        if self.compressor is None or step.blocks is None or step.at_blocks is None:
+            return None, None
+        cache = step.cache.entries(self.layer_id)
+        closed = self.compressor(x, step.blocks, step.cache.ring(self.layer_id), step.at_blocks)  # [B, c]
+        cache[step.blocks.entry_rows] = self.rounding.entry(closed, self.config.rope_dim)
+        if self.kind is LayerKind.HCA:
+            return cache, step.inputs.hca_rows
+        return cache, self._choose(x, q_latent, step, step.blocks, step.at_blocks)
+
+    def _choose(
+        self, x: Tensor, q_latent: Tensor, step: AttentionStep, blocks: BlockInputs, at_blocks: Rotation
+    ) -> Tensor:
+        """Write the index keys that close in this step and let every token choose its entries. Shapes: [T, K]."""
+        assert self.indexer is not None
+        ring = step.cache.ring(self.layer_id, is_indexer=True)
+        keys = step.cache.index_keys(self.layer_id)
+        keys[blocks.index_rows] = self.indexer.keys(x, blocks, ring, at_blocks)
+        query = self.indexer.query(q_latent, step.at_tokens)
+        chosen = step.select(self.layer_id, query, self.indexer.head_weights(x), keys, step.inputs)
+        return entry_rows(chosen, step.inputs)
+
+    def _output(self, mixed: Tensor) -> Tensor:
+        """Project groups of heads down, then all groups together. Shapes: mixed [T, H, c]; returns [T, d]."""
+        grouped = mixed.reshape(mixed.shape[0], self.config.o_groups, -1)  # [T, G, H/G * c]
+        latent = self.ops.grouped_linear(grouped, self.weights.wo_a.weight)  # [T, G, d_g]
+        return self.rounding.linear(latent.reshape(latent.shape[0], -1), self.weights.wo_b)
+
+
+def entry_rows(chosen: Tensor, inputs: StepInputs) -> Tensor:
+    """Turn entry numbers into rows of the entry cache, each by its sequence's table. Shapes: chosen [T, K], -1 none."""
+    rows = torch.full_like(chosen, -1)
+    for table in inputs.csa_tables:
+        if table.entry_rows.shape[0]:
+            tokens = slice(table.first_token, table.first_token + table.num_tokens)
+            numbers = chosen[tokens]
+            rows[tokens] = torch.where(numbers >= 0, table.entry_rows[numbers.clamp(min=0)], -1)
+    return rows

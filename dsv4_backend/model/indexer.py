@@ -1,0 +1,77 @@
+"""The lightning indexer: which compressed entries each token attends to.
+
+Source: shared facts `deepseek_v4.md` 2.7.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from dsv4_kernels.ops import OpTable
+from torch import Tensor
+
+from dsv4_backend.config import ModelConfig
+from dsv4_backend.model.compressor import Compressor
+from dsv4_backend.model.numerics import Rounding
+from dsv4_backend.model.rope import Rotation, rotate
+from dsv4_backend.model.step import BlockInputs, Ring, StepInputs
+from dsv4_backend.model.weights import IndexerWeights
+
+
+class EntrySelector(Protocol):
+    """Chooses entries by number. A test may hand in one that repeats another implementation's choice."""
+
+    def __call__(self, layer_id: int, query: Tensor, head_weights: Tensor, keys: Tensor, inputs: StepInputs) -> Tensor:
+        """Return entry numbers, -1 for none.
+
+        Shapes: query [T, HI, cI]; head_weights [T, HI]; keys [R, cI]; returns [T, K] int64.
+        """
+
+
+class TopEntries:
+    """The model's own choice: the entries with the highest index scores, per sequence."""
+
+    def __init__(self, ops: OpTable, num_chosen: int) -> None:
+        self.ops = ops
+        self.num_chosen = num_chosen
+
+    def __call__(self, layer_id: int, query: Tensor, head_weights: Tensor, keys: Tensor, inputs: StepInputs) -> Tensor:
+        """Score the visible entries of each token's sequence and keep the best."""
+        most = max((table.index_rows.shape[0] for table in inputs.csa_tables), default=0)
+        chosen = torch.full((query.shape[0], min(self.num_chosen, most)), -1, dtype=torch.int64)
+        for table in inputs.csa_tables:
+            k = min(self.num_chosen, table.index_rows.shape[0])
+            if k:
+                tokens = slice(table.first_token, table.first_token + table.num_tokens)
+                chosen[tokens, :k] = self.ops.index_select(
+                    query[tokens], head_weights[tokens], keys, table.index_rows, inputs.num_visible[tokens], k
+                ).to(torch.int64)
+        return chosen
+
+
+class Indexer:
+    """Index queries and keys of one CSA layer."""
+
+    def __init__(self, config: ModelConfig, weights: IndexerWeights, ops: OpTable, rounding: Rounding) -> None:
+        self.weights = weights
+        self.ops = ops
+        self.rounding = rounding
+        self.compressor = Compressor(weights.compressor, ops, rounding, config.norm_eps)
+        self.num_heads = config.index_heads
+        self.head_dim = config.index_head_dim
+        self.scale: float = config.index_head_dim**-0.5 * config.index_heads**-0.5
+
+    def keys(self, x: Tensor, blocks: BlockInputs, ring: Ring, at: Rotation) -> Tensor:
+        """Return the index keys of the entries that close in this step. Shapes: x [T, d]; returns [B, cI]."""
+        return self.rounding.index(self.compressor(x, blocks, ring, at))
+
+    def query(self, q_latent: Tensor, at: Rotation) -> Tensor:
+        """Return the index query of every token. Shapes: q_latent [T, r_q]; returns [T, HI, cI]."""
+        flat = self.rounding.linear(q_latent, self.weights.wq_b)
+        query = flat.view(flat.shape[0], self.num_heads, self.head_dim)
+        return self.rounding.index(rotate(self.ops, query, at))
+
+    def head_weights(self, x: Tensor) -> Tensor:
+        """Return the signed weight of each index head. Shapes: x [T, d]; returns [T, HI]."""
+        return self.rounding.linear(x, self.weights.weights_proj) * self.scale

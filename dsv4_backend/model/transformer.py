@@ -1,0 +1,99 @@
+"""The forward pass, in reading order: embed, layers, join the streams, head.
+
+Source: shared facts `deepseek_v4.md` 2.1.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from dsv4_kernels.ops import OpTable
+from torch import Tensor
+
+from dsv4_backend.config import LayerKind, LayerSpec, ModelConfig, Numerics
+from dsv4_backend.model.attention import Attention, AttentionStep
+from dsv4_backend.model.hyper import HyperConnection
+from dsv4_backend.model.indexer import EntrySelector, TopEntries
+from dsv4_backend.model.moe import MixtureOfExperts
+from dsv4_backend.model.numerics import Rounding
+from dsv4_backend.model.rope import Rotation, frequencies, rotation
+from dsv4_backend.model.step import StepCache, StepInputs
+from dsv4_backend.model.weights import LayerWeights, ModelWeights, WeightSource, load_weights
+
+
+class Layer:
+    """One decoder layer: attention, then experts, each between its hyper-connections."""
+
+    def __init__(
+        self, config: ModelConfig, layer_id: int, weights: LayerWeights, ops: OpTable, rounding: Rounding
+    ) -> None:
+        self.spec = config.layers[layer_id]
+        self.weights = weights
+        self.ops = ops
+        self.norm_eps = config.norm_eps
+        self.hyper = HyperConnection(config, ops)
+        self.attention = Attention(config, layer_id, weights.attn, ops, rounding)
+        self.experts = MixtureOfExperts(config, weights.ffn, ops, rounding)
+
+    def __call__(self, streams: Tensor, step: AttentionStep) -> Tensor:
+        """Shapes: streams [T, N, d], returned alike."""
+        streams = self.hyper.around(streams, self.weights.hc_attn, partial(self._attend, step))
+        return self.hyper.around(streams, self.weights.hc_ffn, partial(self._feed, step.inputs.token_ids))
+
+    def _attend(self, step: AttentionStep, hidden: Tensor) -> Tensor:
+        return self.attention(self.ops.rms_norm(hidden, self.weights.attn_norm, self.norm_eps), step)
+
+    def _feed(self, token_ids: Tensor, hidden: Tensor) -> Tensor:
+        return self.experts(self.ops.rms_norm(hidden, self.weights.ffn_norm, self.norm_eps), token_ids)
+
+
+class Transformer:
+    """The backbone on one rank. It keeps no state between steps; the caches belong to the caller."""
+
+    def __init__(self, config: ModelConfig, weights: ModelWeights, ops: OpTable, numerics: Numerics) -> None:
+        self.config = config
+        self.weights = weights
+        self.ops = ops
+        self.rounding = Rounding(ops, numerics)
+        self.hyper = HyperConnection(config, ops)
+        self.layers = tuple(
+            Layer(config, layer_id, layer, ops, self.rounding) for layer_id, layer in enumerate(weights.layers)
+        )
+        self.select = TopEntries(ops, config.index_topk)
+        self.frequencies = {spec.rope: frequencies(spec.rope, config.rope_dim) for spec in config.layers}
+
+    @classmethod
+    def load(cls, config: ModelConfig, source: WeightSource, ops: OpTable, numerics: Numerics) -> Transformer:
+        """Build the model from a checkpoint. Raises: CheckpointError for a tensor that the source lacks."""
+        return cls(config, load_weights(config, source), ops, numerics)
+
+    @torch.inference_mode()
+    def forward(self, inputs: StepInputs, cache: StepCache, selector: EntrySelector | None = None) -> Tensor:
+        """Compute one step and return the wanted logits; the caches then hold the step's tokens.
+
+        Shapes: returns [L, V] fp32, in the order of inputs.logit_tokens.
+        """
+        streams = self.hyper.spread(self.weights.embed[inputs.token_ids])  # [T, N, d]
+        steps: dict[LayerSpec, AttentionStep] = {}
+        for layer in self.layers:
+            if layer.spec not in steps:
+                steps[layer.spec] = self._step(layer.spec, inputs, cache, selector or self.select)
+            streams = layer(streams, steps[layer.spec])
+        return self._logits(streams[inputs.logit_tokens])
+
+    def _step(self, spec: LayerSpec, inputs: StepInputs, cache: StepCache, selector: EntrySelector) -> AttentionStep:
+        """Compute once what all layers with the same roles share."""
+        blocks = {LayerKind.WINDOW: None, LayerKind.CSA: inputs.csa, LayerKind.HCA: inputs.hca}[spec.kind]
+        at_blocks: Rotation | None = None
+        if blocks is not None:
+            at_blocks = rotation(self.frequencies[spec.rope], blocks.positions)
+        at_tokens = rotation(self.frequencies[spec.rope], inputs.positions)
+        return AttentionStep(inputs, cache, selector, at_tokens, at_blocks, blocks)
+
+    def _logits(self, streams: Tensor) -> Tensor:
+        """Shapes: streams [L, N, d]; returns [L, V]."""
+        hidden = self.hyper.join(streams, self.weights.hc_head)  # [L, d]
+        return self.rounding.linear(
+            self.ops.rms_norm(hidden, self.weights.norm, self.config.norm_eps), self.weights.head
+        )

@@ -1,0 +1,206 @@
+"""The weights of the backbone, by their official names, and how they are taken from a checkpoint.
+
+Source: shared facts `deepseek_v4.md` 3.1. Draft tensors (`mtp.*`) are not asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from dsv4_kernels.tensors import ExpertPart, ExpertWeights, LinearWeight, QuantTensor, WeightFormat, prepare_linear
+from torch import Tensor
+
+from dsv4_backend.config import LayerKind, LayerSpec, ModelConfig
+
+EXPERT_PARTS: tuple[ExpertPart, ...] = ("w1", "w2", "w3")
+
+
+class WeightSource(Protocol):
+    """A checkpoint that gives tensors by official name. Raises: CheckpointError for a name it lacks."""
+
+    def dense(self, name: str) -> Tensor:
+        """Return a small tensor as float32, or int64 where the file holds integers."""
+
+    def linear(self, name: str) -> QuantTensor:
+        """Return the matrix `name`.weight with its scales, as stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A prepared matrix and the format it is stored in, which decides whether its inputs are rounded."""
+
+    weight: LinearWeight
+    format: WeightFormat
+
+
+@dataclass(frozen=True, slots=True)
+class HyperWeights:
+    """Hyper-connection mappings of one sublayer or of the head. Shapes: fn [24 or 4, N*d], base [24 or 4], scale."""
+
+    fn: Tensor
+    base: Tensor
+    scale: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class CompressorWeights:
+    """Shapes: wkv, wgate [2w or w, d]; ape [ratio, 2w or w]; norm [w]."""
+
+    wkv: Projection
+    wgate: Projection
+    ape: Tensor
+    norm: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class IndexerWeights:
+    """Shapes: wq_b [HI*cI, r_q]; weights_proj [HI, d]."""
+
+    wq_b: Projection
+    weights_proj: Projection
+    compressor: CompressorWeights
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionWeights:
+    """Shapes: wq_a [r_q, d]; wq_b [H*c, r_q]; wkv [c, d]; wo_a [G*d_g, H/G*c]; wo_b [d, G*d_g]; attn_sink [H]."""
+
+    wq_a: Projection
+    q_norm: Tensor
+    wq_b: Projection
+    wkv: Projection
+    kv_norm: Tensor
+    attn_sink: Tensor
+    wo_a: Projection
+    wo_b: Projection
+    compressor: CompressorWeights | None
+    indexer: IndexerWeights | None
+
+
+@dataclass(frozen=True, slots=True)
+class MoeWeights:
+    """Shapes: gate [E, d]; bias [E] or tid2eid [V, K], never both; w1, w3 [I, d]; w2 [d, I] of the shared expert."""
+
+    gate: Projection
+    bias: Tensor | None
+    tid2eid: Tensor | None
+    experts: ExpertWeights
+    expert_format: WeightFormat
+    w1: Projection
+    w2: Projection
+    w3: Projection
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One decoder layer."""
+
+    hc_attn: HyperWeights
+    attn_norm: Tensor
+    attn: AttentionWeights
+    hc_ffn: HyperWeights
+    ffn_norm: Tensor
+    ffn: MoeWeights
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWeights:
+    """The backbone. Shapes: embed [V, d]; head [V, d]; norm [d]."""
+
+    embed: Tensor
+    layers: tuple[LayerWeights, ...]
+    hc_head: HyperWeights
+    norm: Tensor
+    head: Projection
+
+
+def load_weights(config: ModelConfig, source: WeightSource) -> ModelWeights:
+    """Take every tensor of the backbone from the source, once, in the order of the layers."""
+    return ModelWeights(
+        embed=source.dense("embed.weight"),
+        layers=tuple(_layer(config, source, index, spec) for index, spec in enumerate(config.layers)),
+        hc_head=_hyper(source, "hc_head"),
+        norm=source.dense("norm.weight"),
+        head=_linear(source, "head"),
+    )
+
+
+def _linear(source: WeightSource, name: str) -> Projection:
+    stored = source.linear(name)
+    return Projection(prepare_linear(stored), stored.format)
+
+
+def _layer(config: ModelConfig, source: WeightSource, index: int, spec: LayerSpec) -> LayerWeights:
+    prefix = f"layers.{index}"
+    return LayerWeights(
+        hc_attn=_hyper(source, f"{prefix}.hc_attn"),
+        attn_norm=source.dense(f"{prefix}.attn_norm.weight"),
+        attn=_attention(source, f"{prefix}.attn", spec.kind),
+        hc_ffn=_hyper(source, f"{prefix}.hc_ffn"),
+        ffn_norm=source.dense(f"{prefix}.ffn_norm.weight"),
+        ffn=_moe(config, source, f"{prefix}.ffn", spec.is_hash_routed),
+    )
+
+
+def _hyper(source: WeightSource, prefix: str) -> HyperWeights:
+    return HyperWeights(*(source.dense(f"{prefix}_{part}") for part in ("fn", "base", "scale")))
+
+
+def _attention(source: WeightSource, prefix: str, kind: LayerKind) -> AttentionWeights:
+    return AttentionWeights(
+        wq_a=_linear(source, f"{prefix}.wq_a"),
+        q_norm=source.dense(f"{prefix}.q_norm.weight"),
+        wq_b=_linear(source, f"{prefix}.wq_b"),
+        wkv=_linear(source, f"{prefix}.wkv"),
+        kv_norm=source.dense(f"{prefix}.kv_norm.weight"),
+        attn_sink=source.dense(f"{prefix}.attn_sink"),
+        wo_a=_linear(source, f"{prefix}.wo_a"),
+        wo_b=_linear(source, f"{prefix}.wo_b"),
+        compressor=None if kind is LayerKind.WINDOW else _compressor(source, f"{prefix}.compressor"),
+        indexer=_indexer(source, f"{prefix}.indexer") if kind is LayerKind.CSA else None,
+    )
+
+
+def _compressor(source: WeightSource, prefix: str) -> CompressorWeights:
+    return CompressorWeights(
+        wkv=_linear(source, f"{prefix}.wkv"),
+        wgate=_linear(source, f"{prefix}.wgate"),
+        ape=source.dense(f"{prefix}.ape"),
+        norm=source.dense(f"{prefix}.norm.weight"),
+    )
+
+
+def _indexer(source: WeightSource, prefix: str) -> IndexerWeights:
+    return IndexerWeights(
+        wq_b=_linear(source, f"{prefix}.wq_b"),
+        weights_proj=_linear(source, f"{prefix}.weights_proj"),
+        compressor=_compressor(source, f"{prefix}.compressor"),
+    )
+
+
+def _moe(config: ModelConfig, source: WeightSource, prefix: str, is_hash_routed: bool) -> MoeWeights:
+    experts, expert_format = _experts(config, source, f"{prefix}.experts")
+    shared = f"{prefix}.shared_experts"
+    return MoeWeights(
+        gate=_linear(source, f"{prefix}.gate"),
+        bias=None if is_hash_routed else source.dense(f"{prefix}.gate.bias"),
+        tid2eid=source.dense(f"{prefix}.gate.tid2eid") if is_hash_routed else None,
+        experts=experts,
+        expert_format=expert_format,
+        w1=_linear(source, f"{shared}.w1"),
+        w2=_linear(source, f"{shared}.w2"),
+        w3=_linear(source, f"{shared}.w3"),
+    )
+
+
+def _experts(config: ModelConfig, source: WeightSource, prefix: str) -> tuple[ExpertWeights, WeightFormat]:
+    """Fill room for every routed expert, one matrix at a time. All of them are stored alike."""
+    experts = ExpertWeights.allocate(config.num_experts, config.hidden_size, config.moe_size)
+    expert_format = WeightFormat.FP32
+    for expert in range(config.num_experts):
+        for part in EXPERT_PARTS:
+            stored = source.linear(f"{prefix}.{expert}.{part}")
+            experts.put(expert, part, stored)
+            expert_format = stored.format
+    return experts, expert_format
