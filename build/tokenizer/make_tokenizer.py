@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 from tokenizers import Regex, pre_tokenizers
@@ -72,7 +73,7 @@ def learn_merges(words: Counter[str], num_merges: int) -> list[tuple[str, str]]:
     while len(merges) < num_merges:
         pairs: Counter[tuple[str, str]] = Counter()
         for word, parts in pieces.items():
-            for pair in zip(parts, parts[1:], strict=False):
+            for pair in pairwise(parts):
                 pairs[pair] += words[word]
         if not pairs:
             raise ValueError(f"the text gives {len(merges)} merges but {num_merges} are wanted. Use a smaller --size.")
