@@ -9,8 +9,6 @@ from dsv4_backend.checkpoint.header import TensorEntry
 from dsv4_backend.checkpoint.index import CheckpointIndex
 from dsv4_backend.checkpoint.names import TensorSpec
 
-ABSENT_DRAFT_RULE = "draft: announced by the config but left out of this checkpoint"
-
 
 def compare(index: CheckpointIndex, specs: Mapping[str, TensorSpec], findings: Findings) -> dict[str, TensorSpec]:
     """Return the specs that apply to this checkpoint; every other difference goes into `findings`.
@@ -29,6 +27,15 @@ def compare(index: CheckpointIndex, specs: Mapping[str, TensorSpec], findings: F
         if name in specs:
             _compare_tensor(entry, specs[name], findings)
     return dict(specs)
+
+
+def count_skipped(specs: Mapping[str, TensorSpec]) -> dict[str, int]:
+    """Return the number of tensors per skip rule."""
+    counts: dict[str, int] = {}
+    for spec in specs.values():
+        if spec.skip:
+            counts[spec.skip] = counts.get(spec.skip, 0) + 1
+    return counts
 
 
 def _compare_tensor(entry: TensorEntry, spec: TensorSpec, findings: Findings) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from dsv4_kernels.tensors import QuantTensor, WeightFormat, dequantise
 
-from dsv4_backend.checkpoint.compare import compare
+from dsv4_backend.checkpoint.compare import compare, count_skipped
 from dsv4_backend.checkpoint.findings import Findings
 from dsv4_backend.checkpoint.header import TensorEntry
 from dsv4_backend.checkpoint.index import CheckpointIndex, read_index
@@ -72,15 +72,6 @@ class Checkpoint:
     def source(self, progress: Progress | None = None) -> CheckpointSource:
         """Return the weights. `progress` is told the bytes taken and the bytes to take, after every weight."""
         return CheckpointSource(self, progress)
-
-
-def count_skipped(specs: Mapping[str, TensorSpec]) -> dict[str, int]:
-    """Return the number of tensors per skip rule."""
-    counts: dict[str, int] = {}
-    for spec in specs.values():
-        if spec.skip:
-            counts[spec.skip] = counts.get(spec.skip, 0) + 1
-    return counts
 
 
 class CheckpointSource:

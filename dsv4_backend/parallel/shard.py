@@ -72,9 +72,9 @@ def local_shape(role: Role, shape: Sequence[int], mesh: Mesh) -> tuple[int, ...]
     return (*shape[:axis], part, *shape[axis + 1 :])
 
 
-def owns_expert(expert: int, num_experts: int, mesh: Mesh) -> bool:
-    """Say whether this rank holds (its part of) a routed expert: contiguous, equal shares per `ep` group."""
-    return expert * mesh.ep // num_experts == mesh.ep_rank
+def expert_owner(expert: int, num_experts: int, mesh: Mesh) -> int:
+    """Return the `ep` rank that holds a routed expert: contiguous, equal shares."""
+    return expert * mesh.ep // num_experts
 
 
 def mesh_problems(config: ModelConfig, mesh: Mesh) -> tuple[str, ...]:
