@@ -1,0 +1,56 @@
+# Set-up and the daily commands. Every target sets up what is missing first; `make` alone prints this help.
+PYTHON ?= python3
+TORCH ?= cpu
+HOST ?= 127.0.0.1
+HTTP_PORT ?= 8000
+GRPC_PORT ?= 8001
+METRICS_PORT ?= 8002
+SETUP = $(PYTHON) build/setup/main.py --torch $(TORCH)
+BIN = .venv/bin
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup preflight demo serve chat test test-ci test-full check format bench validate clean
+
+help: ## Print this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  PYTHON=python3.12 chooses the interpreter; CHECKPOINT=DIR the checkpoint (default: a small random one)"
+
+setup: ## Set everything up: environment, packages, server, kernels, checkpoint
+	@$(SETUP)
+
+preflight: ## Say what this machine lacks
+	@$(SETUP) --preflight --ports $(HTTP_PORT) $(GRPC_PORT) $(METRICS_PORT)
+
+demo: setup ## Start the server, stream a chat and a raw prompt through it, stop
+	@$(BIN)/dsv4 demo $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
+
+serve: ## Serve until Ctrl-C (HTTP_PORT=8000 GRPC_PORT=8001 METRICS_PORT=8002; 0 = any free one)
+	@$(SETUP) --ports $(HTTP_PORT) $(GRPC_PORT) $(METRICS_PORT)
+	@exec $(BIN)/dsv4 serve --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") $(SERVE_ARGS)
+
+validate: setup ## Check a checkpoint without loading it: make validate CHECKPOINT=DIR
+	@test -n "$(CHECKPOINT)" || { echo "type: make validate CHECKPOINT=/path/to/checkpoint"; exit 2; }
+	@$(BIN)/dsv4 check "$(CHECKPOINT)"
+
+test: setup ## All tests that are not slow (10 minutes on 2 cores)
+	@$(PYTEST) -m "not ci and not slow"
+
+test-ci: setup ## Heavier tests on the real server
+	@$(PYTEST) -m "ci and not slow"
+
+test-full: setup ## The slow tests, alone
+	@$(PYTEST) -m slow
+
+check: setup ## Format, lint, strict types, layers and sizes
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+	@$(PYTEST) tests/house
+
+format: setup ## Format the sources
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench: setup ## Measure the figures of the README
+	@$(BIN)/python build/bench.py
+
+clean: ## Remove the environment and everything that set-up made
+	@rm -rf .venv build/cache
