@@ -18,7 +18,7 @@ from dsv4_backend.engine.executor import Executor
 from dsv4_backend.engine.loop import StepLoop
 from dsv4_backend.engine.stream import ChunkSink
 from dsv4_backend.errors import NotFoundError, OverloadedError, RequestError
-from dsv4_backend.records import Request
+from dsv4_backend.records import Chunk, Request
 from dsv4_backend.scheduler.reasoning import ReasoningBudget, ThinkTokens
 from dsv4_backend.scheduler.sequence import Sequence, with_seed
 
@@ -35,6 +35,19 @@ class _Add:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Cancel:
     request_id: str
+
+
+class _IdFreeingSink:
+    """Frees the request's id before the final chunk leaves, so that a client may use it again at once."""
+
+    def __init__(self, sink: ChunkSink, forget: Callable[[str], None]) -> None:
+        self._sink = sink
+        self._forget = forget
+
+    def put(self, chunk: Chunk) -> None:
+        if chunk.is_final:
+            self._forget(chunk.request_id)
+        self._sink.put(chunk)
 
 
 class Engine:
@@ -93,7 +106,7 @@ class Engine:
             self._num_submitted += 1
             sequence = self._sequence(self._num_submitted, request, max_tokens)
             self._ids.add(request.id)
-            self._inbox.append(_Add(sequence=sequence, sink=sink))
+            self._inbox.append(_Add(sequence=sequence, sink=_IdFreeingSink(sink, self._forget)))
             self._changed.notify_all()
 
     def cancel(self, request_id: str) -> None:
@@ -146,13 +159,12 @@ class Engine:
         while self._await_work():
             try:
                 self._take_inbox()
-                ended = self._loop.turn(self._clock())
+                self._loop.turn(self._clock())
             except Exception as error:  # the loop's last line of defence: answer everybody, go on serving
                 _log.exception("the step loop failed; every request is ended and the ranks are restarted")
-                ended = self._loop.fail_all(f"internal engine error: {error}")
-            self._forget(ended)
+                self._loop.fail_all(f"internal engine error: {error}")
         self._take_inbox()
-        self._forget(self._loop.fail_all("the server has stopped before the answer was complete."))
+        self._loop.fail_all("the server has stopped before the answer was complete.")
 
     def _await_work(self) -> bool:
         """Wait until there is something to do; False when the engine is closed."""
@@ -167,10 +179,9 @@ class Engine:
             if isinstance(command, _Add):
                 self._loop.add(command.sequence, command.sink)
             else:
-                self._forget(self._loop.cancel(command.request_id))
+                self._loop.cancel(command.request_id)
 
-    def _forget(self, request_ids: list[str]) -> None:
-        if request_ids:
-            with self._changed:
-                self._ids.difference_update(request_ids)
-                self._changed.notify_all()
+    def _forget(self, request_id: str) -> None:
+        with self._changed:
+            self._ids.discard(request_id)
+            self._changed.notify_all()

@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 class StepLoop:
-    """Owns the streams of admitted requests. Methods return the ids of requests that got their final chunk."""
+    """Owns the streams of admitted requests and ends each of them once."""
 
     def __init__(
         self,
@@ -55,31 +55,30 @@ class StepLoop:
         self._scheduler.add(sequence)
         self._metrics.count("dsv4_prompt_tokens_total", sequence.num_prompt)
 
-    def cancel(self, request_id: str) -> list[str]:
+    def cancel(self, request_id: str) -> None:
         """End a request at the client's wish; one that has ended meanwhile is fine."""
         stream = self._streams.get(request_id)
-        return [self._end(stream, FinishReason.CANCELLED)] if stream else []
+        if stream:
+            self._end(stream, FinishReason.CANCELLED)
 
-    def turn(self, now_s: float) -> list[str]:
+    def turn(self, now_s: float) -> None:
         """Run one step."""
-        ended = self._expire(now_s)
+        self._expire(now_s)
         if self._is_rank_lost:
-            ended += self._restart_ranks()
+            self._restart_ranks()
         plan = None if self._is_rank_lost else self._scheduler.plan(now_s)
         if plan is not None:
-            ended += self._step(plan)
+            self._step(plan)
         self._report()
-        return ended
 
-    def fail_all(self, message: str) -> list[str]:
-        """End every request with an in-band error and start from nothing; the ranks are replaced before the next step."""
+    def fail_all(self, message: str) -> None:
+        """End every request with an in-band error and start from nothing; the next turn replaces the ranks."""
         self._is_rank_lost = True
         streams, self._streams = self._streams, {}
         self._scheduler.clear()
         for stream in streams.values():
             stream.finish(FinishReason.ERROR, message)
         self._report()
-        return list(streams)
 
     def check(self) -> None:
         """Verify that streams and sequences are the same requests. Raises: AssertionError."""
@@ -88,7 +87,7 @@ class StepLoop:
         if ids != set(self._streams):
             raise AssertionError(f"streams {sorted(self._streams)} but sequences {sorted(ids)}")
 
-    def _step(self, plan: StepPlan) -> list[str]:
+    def _step(self, plan: StepPlan) -> None:
         by_id = {stream.sequence.id: stream for stream in self._streams.values()}
         start_s = self._clock()
         for row in plan.rows:
@@ -96,42 +95,40 @@ class StepLoop:
         try:
             result = self._executor.execute(plan)
         except ExecutorLostError as error:
-            return self._lose_ranks(str(error))
+            self._lose_ranks(str(error))
+            return
         self._metrics.observe("dsv4_batch_size", float(len(plan.rows)))
-        return self._commit(plan, result, by_id)
+        self._commit(plan, result, by_id)
 
-    def _commit(self, plan: StepPlan, result: StepResult, by_id: dict[int, Stream]) -> list[str]:
+    def _commit(self, plan: StepPlan, result: StepResult, by_id: dict[int, Stream]) -> None:
         now_s = self._clock()
         outcomes = {row.sequence_id: row for row in result.rows}
-        ended = []
         for advance in self._scheduler.commit(plan, result):
             stream, outcome = by_id[advance.sequence.id], outcomes[advance.sequence.id]
             if outcome.error:
-                ended.append(self._end(stream, FinishReason.ERROR, outcome.error))
+                self._end(stream, FinishReason.ERROR, outcome.error)
                 continue
             reason = None
             for token_id in outcome.token_ids:
                 reason = stream.push(token_id, outcome.logprobs, now_s)
             if reason is not None:
-                ended.append(self._end(stream, reason))
+                self._end(stream, reason)
             elif outcome.token_ids:
                 stream.flush()
-        return ended
 
-    def _lose_ranks(self, why: str) -> list[str]:
+    def _lose_ranks(self, why: str) -> None:
         """A rank is gone: everybody running starts over, but for those that were there too often."""
         _log.warning("a rank was lost and is replaced: %s", why)
         self._is_rank_lost = True
-        ended = []
         streams = {stream.sequence.id: stream for stream in self._streams.values()}
         for sequence in self._scheduler.lose_ranks():
             if sequence.num_restarts > self._max_restarts:
                 message = f"the model failed {sequence.num_restarts} times on this request, the limit is"
                 message += f" {self._max_restarts}; the last failure: {why}"
-                ended.append(self._end(streams[sequence.id], FinishReason.ERROR, message))
-        return ended + self._restart_ranks()
+                self._end(streams[sequence.id], FinishReason.ERROR, message)
+        self._restart_ranks()
 
-    def _restart_ranks(self) -> list[str]:
+    def _restart_ranks(self) -> None:
         """Replace the ranks, with bounded tries; without ranks every request ends, and the next one tries again."""
         why = ""
         for _ in range(max(1, self._max_restarts)):
@@ -142,27 +139,19 @@ class StepLoop:
                 why = str(error)
                 continue
             self._is_rank_lost = False
-            return []
-        return self.fail_all(f"the model cannot be restarted: {why}")
+            return
+        self.fail_all(f"the model cannot be restarted: {why}")
 
-    def _expire(self, now_s: float) -> list[str]:
-        late = [stream for stream in self._streams.values() if now_s >= stream.deadline_s]
-        return [
-            self._end(
-                stream,
-                FinishReason.TIME_LIMIT,
-                f"the request took {now_s - stream.sequence.arrival_s:.1f} s, its limit is"
-                f" {stream.deadline_s - stream.sequence.arrival_s:g} s.",
-            )
-            for stream in late
-        ]
+    def _expire(self, now_s: float) -> None:
+        for stream in [item for item in self._streams.values() if now_s >= item.deadline_s]:
+            arrival_s = stream.sequence.arrival_s
+            message = f"the request took {now_s - arrival_s:.1f} s, its limit is {stream.deadline_s - arrival_s:g} s."
+            self._end(stream, FinishReason.TIME_LIMIT, message)
 
-    def _end(self, stream: Stream, reason: FinishReason, error: str = "") -> str:
-        request_id = stream.sequence.request.id
-        del self._streams[request_id]
+    def _end(self, stream: Stream, reason: FinishReason, error: str = "") -> None:
+        del self._streams[stream.sequence.request.id]
         self._scheduler.finish(stream.sequence)
         stream.finish(reason, error)
-        return request_id
 
     def _report(self) -> None:
         self._metrics.set("dsv4_running_requests", len(self._scheduler.running))

@@ -1,0 +1,220 @@
+"""Scheduling: fair, bounded, and nothing is ever lost."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from dsv4_backend.config import ServingConfig
+from dsv4_backend.kv.layout import CacheLayout, KindSpec
+from dsv4_backend.kv.manager import CacheManager, page_counts
+from dsv4_backend.records import Prompt, Request, RowResult, SamplingParams, StepPlan, StepResult
+from dsv4_backend.scheduler.budget import chunk_tokens, fair_shares
+from dsv4_backend.scheduler.queue import STARVATION_S
+from dsv4_backend.scheduler.reasoning import ReasoningBudget, ThinkTokens
+from dsv4_backend.scheduler.scheduler import Scheduler
+from dsv4_backend.scheduler.sequence import Sequence
+
+LAYOUT = CacheLayout(
+    kinds=(
+        KindSpec(name="window", layer_ids=(0,), rows_per_page=128, width=4, element_bytes=4, is_windowed=True),
+        KindSpec(name="csa", layer_ids=(0,), rows_per_page=32, width=4, element_bytes=4),
+        KindSpec(name="state", layer_ids=(0,), rows_per_page=1, width=4, element_bytes=4, is_fixed=True),
+    ),
+    rings=(),
+    window=128,
+)
+
+
+def _sequence(number: int, num_prompt: int, *, priority: int = 0, arrival_s: float = 0.0) -> Sequence:
+    ids = tuple(range(num_prompt))
+    prompt = Prompt(token_ids=ids, priority=priority, sampling=SamplingParams(seed=0))
+    request = Request(id=str(number), prompt=prompt)
+    return Sequence(
+        id=number, request=request, max_tokens=10**6, arrival_s=arrival_s, token_ids=list(ids), num_prompt=num_prompt
+    )
+
+
+def _scheduler(**settings: int) -> Scheduler:
+    config = ServingConfig(**{"max_step_tokens": 256, "max_sequences": 4, "cache_tokens": 1024} | settings)  # type: ignore[arg-type]
+    return Scheduler(config, CacheManager(LAYOUT, page_counts(LAYOUT, config)))
+
+
+def _run(plan: StepPlan, token_id: int = 7) -> StepResult:
+    rows = [RowResult(sequence_id=row.sequence_id, token_ids=(token_id,) * row.is_sampled) for row in plan.rows]
+    return StepResult(step=plan.step, rows=tuple(rows))
+
+
+def _step(scheduler: Scheduler, now_s: float = 0.0) -> StepPlan:
+    plan = scheduler.plan(now_s)
+    assert plan is not None
+    scheduler.commit(plan, _run(plan))
+    return plan
+
+
+def test_a_long_prompt_is_computed_in_chunks_that_end_at_page_edges() -> None:
+    scheduler = _scheduler()
+    scheduler.add(_sequence(1, 600))
+    spans = [(row.start, row.start + len(row.token_ids)) for _ in range(3) for row in _step(scheduler).rows]
+    assert spans == [(0, 256), (256, 512), (512, 600)]
+
+
+def test_only_the_last_chunk_is_sampled() -> None:
+    scheduler = _scheduler()
+    scheduler.add(_sequence(1, 300))
+    assert [row.is_sampled for _ in range(3) for row in _step(scheduler).rows] == [False, True, True]
+
+
+def test_a_decoding_sequence_gets_its_token_beside_a_long_prefill() -> None:
+    scheduler = _scheduler()
+    scheduler.add(_sequence(1, 4))
+    _step(scheduler)
+    scheduler.add(_sequence(2, 600))
+    assert [(row.sequence_id, len(row.token_ids)) for row in _step(scheduler).rows] == [(1, 1), (2, 128)]
+
+
+def test_two_prompts_share_the_budget() -> None:
+    scheduler = _scheduler()
+    scheduler.add(_sequence(1, 400))
+    scheduler.add(_sequence(2, 400, arrival_s=1.0))
+    assert [(row.sequence_id, len(row.token_ids)) for row in _step(scheduler).rows] == [(1, 128), (2, 128)]
+
+
+def test_the_lower_priority_value_is_admitted_first() -> None:
+    scheduler = _scheduler(max_sequences=1)
+    scheduler.add(_sequence(1, 10, priority=5))
+    scheduler.add(_sequence(2, 10, priority=1, arrival_s=1.0))
+    assert _step(scheduler).rows[0].sequence_id == 2
+
+
+def test_a_starving_sequence_goes_before_urgent_ones() -> None:
+    scheduler = _scheduler(max_sequences=1)
+    scheduler.add(_sequence(1, 10, priority=5))
+    scheduler.add(_sequence(2, 10, priority=1, arrival_s=STARVATION_S))
+    assert _step(scheduler, now_s=STARVATION_S).rows[0].sequence_id == 1
+
+
+def test_the_least_urgent_sequence_is_preempted_and_resumes_with_its_tokens() -> None:
+    scheduler = _scheduler(cache_tokens=512)
+    scheduler.add(_sequence(1, 250))
+    scheduler.add(_sequence(2, 250, arrival_s=1.0))
+    for _ in range(12):
+        _step(scheduler)
+    assert scheduler.num_preemptions == 1
+    assert [item.id for item in scheduler.running] == [1]
+    scheduler.finish(scheduler.running[0])
+    plan = _step(scheduler)
+    assert plan.starts[0].num_prompt_tokens == 250 and len(plan.starts[0].token_ids) > 250
+
+
+def test_a_preempted_sequence_is_dropped_on_the_rank() -> None:
+    scheduler = _scheduler(cache_tokens=512)
+    scheduler.add(_sequence(1, 250))
+    scheduler.add(_sequence(2, 250, arrival_s=1.0))
+    assert [item for _ in range(12) for item in _step(scheduler).finished] == [2]
+
+
+def test_lost_ranks_make_every_running_sequence_start_over() -> None:
+    scheduler = _scheduler()
+    scheduler.add(_sequence(1, 10))
+    for _ in range(3):
+        _step(scheduler)
+    scheduler.lose_ranks()
+    scheduler.check()
+    plan = _step(scheduler)
+    assert plan.starts[0].token_ids == (*range(10), 7, 7, 7)
+    assert plan.rows[0].start == 0 and plan.rows[0].is_sampled
+
+
+def test_a_finished_sequence_gives_every_page_back() -> None:
+    scheduler = _scheduler()
+    scheduler.add(_sequence(1, 300))
+    _step(scheduler)
+    scheduler.finish(scheduler.running[0])
+    scheduler.check()
+
+
+@given(st.lists(st.integers(1, 2000), max_size=12), st.integers(1, 1024))
+def test_shares_keep_the_budget_and_the_demands(demands: list[int], budget: int) -> None:
+    shares = fair_shares(demands, budget)
+    assert sum(shares) == min(budget, sum(demands))
+    assert all(0 <= share <= demand for share, demand in zip(shares, demands, strict=True))
+
+
+@given(st.integers(0, 5000), st.integers(1, 5000), st.integers(1, 600))
+def test_a_chunk_is_never_empty_and_never_too_long(start: int, pending: int, share: int) -> None:
+    assert 1 <= chunk_tokens(start, pending, share) <= min(pending, share)
+
+
+THINK = ThinkTokens(open_id=100, close_id=101)
+
+
+def test_the_end_of_thinking_is_forced_when_the_budget_is_spent() -> None:
+    budget = ReasoningBudget(THINK, 2, (1, 100))
+    budget.push(5)
+    assert budget.forced_id is None
+    budget.push(5)
+    assert budget.forced_id == 101
+
+
+def test_nothing_is_forced_after_thinking_has_ended() -> None:
+    budget = ReasoningBudget(THINK, 0, (1, 100, 101))
+    assert budget.forced_id is None
+
+
+def test_a_budget_of_zero_ends_thinking_at_once() -> None:
+    assert ReasoningBudget(THINK, 0, (1, 100)).forced_id == 101
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Any order of adding, stepping, cancelling and losing ranks keeps the books right and the tokens in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = _scheduler(cache_tokens=640, max_sequences=3)
+        self.num_added = 0
+        self.on_rank: dict[int, int] = {}
+
+    @precondition(lambda self: len(self.scheduler.sequences) < 6)
+    @rule(num_prompt=st.integers(1, 400), priority=st.integers(0, 2))
+    def add(self, num_prompt: int, priority: int) -> None:
+        self.num_added += 1
+        self.scheduler.add(_sequence(self.num_added, num_prompt, priority=priority, arrival_s=float(self.num_added)))
+
+    @precondition(lambda self: self.scheduler.sequences)
+    @rule()
+    def step(self) -> None:
+        plan = self.scheduler.plan(0.0)
+        assert plan is not None, "sequences are admitted but nothing is planned"
+        assert sum(len(row.token_ids) for row in plan.rows) <= 256
+        for sequence_id in plan.finished:
+            del self.on_rank[sequence_id]
+        for start in plan.starts:
+            assert start.sequence_id not in self.on_rank
+            self.on_rank[start.sequence_id] = 0
+        for row in plan.rows:
+            assert row.start == self.on_rank[row.sequence_id], "a row leaves a gap in the cache"
+            self.on_rank[row.sequence_id] += len(row.token_ids)
+        self.scheduler.commit(plan, _run(plan))
+        for sequence in self.scheduler.sequences:
+            if len(sequence.token_ids) > 500:
+                self.scheduler.finish(sequence)
+
+    @precondition(lambda self: self.scheduler.sequences)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.scheduler.finish(data.draw(st.sampled_from(self.scheduler.sequences)))
+
+    @rule()
+    def lose_ranks(self) -> None:
+        self.scheduler.lose_ranks()
+        self.on_rank.clear()
+
+    @invariant()
+    def books_are_right(self) -> None:
+        self.scheduler.check()
+
+
+TestSchedulerMachine = SchedulerMachine.TestCase
+TestSchedulerMachine.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
