@@ -42,7 +42,8 @@ CHANNEL_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_mess
 PROBE_S = 2.0
 # A stop can overtake its request, which is still being tokenised: it is repeated for so long.
 STOP_S = 2.0
-_STOP_PAUSE_S = 0.01
+STOP_PAUSE_S = 0.01
+_READY_PAUSE_S = 0.05
 
 
 class Client:
@@ -127,24 +128,26 @@ class Client:
         except grpc.RpcError as error:
             raise self.explain(error.code().name, error.details() or "", self.model) from None
 
-    def is_ready(self) -> bool:
-        """Whether the server answers and serves the ensemble."""
+    def check_ready(self) -> None:
+        """Return if the server serves the ensemble. Raises: ServerUnreachableError or ModelNotReadyError."""
         try:
             answer = self._stub.ModelReady(service_pb2.ModelReadyRequest(name=self.model), timeout=PROBE_S)
-        except grpc.RpcError:
-            return False
-        return bool(answer.ready)
+        except grpc.RpcError as error:
+            raise self.explain(error.code().name, error.details() or "", self.model) from None
+        if not answer.ready:
+            raise ModelNotReadyError(self.url, self.model, "it is not loaded")
 
     def wait_ready(self, timeout_s: float) -> None:
-        """Return as soon as the ensemble is served.
-
-        Raises: ServerUnreachableError or ModelNotReadyError when timeout_s passes first.
-        """
+        """Return as soon as the ensemble is served. Raises: as check_ready does, once timeout_s has passed."""
         deadline = time.monotonic() + timeout_s
-        while not self.is_ready():
-            if time.monotonic() >= deadline:
-                raise self.explain("UNAVAILABLE", f"not ready within {timeout_s:g} s", self.model)
-            time.sleep(0.05)
+        while True:
+            try:
+                self.check_ready()
+                return
+            except (ServerUnreachableError, ModelNotReadyError):
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(_READY_PAUSE_S)
 
     def explain(self, code: str, message: str, model: str) -> Dsv4Error:
         """Return the error that a status stands for; asks the server where the status alone does not say."""
@@ -219,7 +222,7 @@ class Generation(Iterator[Event]):
             except NotFoundError:
                 if time.monotonic() >= deadline:
                     return
-                time.sleep(_STOP_PAUSE_S)
+                time.sleep(STOP_PAUSE_S)
 
     def close(self) -> None:
         """Stop the request, if it still runs, and drop its stream."""

@@ -1,0 +1,55 @@
+"""Show the token ids of a text, or of a chat request, without a server."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dsv4_backend.errors import ConfigError
+from dsv4_backend.text import TextEncoder, Vocabulary
+
+DEFAULT_TOKENIZER = "build/cache/default"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("text", nargs="?", help="a raw prompt; - reads stdin")
+    what.add_argument("--chat", metavar="FILE", help="the JSON body of a chat request; - reads stdin")
+    parser.add_argument("--protocol", choices=("chat", "responses", "messages"), default="chat",
+                        help="which API the body of --chat belongs to (default %(default)s)")  # fmt: skip
+    parser.add_argument("--tokenizer", default=DEFAULT_TOKENIZER, metavar="DIR",
+                        help="folder with a tokenizer.json (default %(default)s)")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print ids and pieces."""
+    folder = Path(args.tokenizer)
+    vocabulary = Vocabulary.load(folder)
+    if args.chat is None:
+        token_ids = TextEncoder(folder).encode(_read(args.text) if args.text == "-" else args.text)
+    else:
+        token_ids = _encode_chat(folder, args.protocol, args.chat)
+    pieces = [vocabulary.token_bytes(token).decode("utf-8", errors="backslashreplace") for token in token_ids]
+    sys.stdout.write(_render_json(token_ids, pieces) if args.json else _render(token_ids, pieces))
+    return 0
+
+
+def _render(token_ids: Sequence[int], pieces: Sequence[str]) -> str:
+    lines = [f"{token:>7}  {piece!r}\n" for token, piece in zip(token_ids, pieces, strict=True)]
+    return "".join(lines) + f"{len(lines)} tokens\n"
+
+
+def _render_json(token_ids: Sequence[int], pieces: Sequence[str]) -> str:
+    return json.dumps({"token_ids": list(token_ids), "pieces": list(pieces)}, ensure_ascii=False) + "\n"
+
+
+def _read(name: str) -> str:
+    try:
+        return sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name} cannot be read as UTF-8 text: {error}.") from error
