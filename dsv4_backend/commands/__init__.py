@@ -1,1 +1,1 @@
-"""Subcommands of `dsv4`: each file has `HELP`, `add_arguments(parser)` and `run(args) -> exit status`."""
+"""Subcommands of `dsv4`, one file each; `cli.py` says what such a file provides."""

@@ -12,8 +12,6 @@ from dsv4_backend.checkpoint.inspect import Report, inspect_checkpoint
 from dsv4_backend.errors import CheckpointError, ConfigError
 from dsv4_backend.parallel import Mesh
 
-HELP = "validate a checkpoint without loading it"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -24,9 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report. Returns 0 for a sound checkpoint, 1 if there are problems."""
+    """Print the report. Returns 0 for a sound checkpoint, 1 if there are problems.
+
+    Raises: ConfigError if --tp or --ep is not a size.
+    """
+    mesh = Mesh(tp=args.tp, ep=args.ep)
     try:
-        report = inspect_checkpoint(args.path, Mesh(tp=args.tp, ep=args.ep))
+        report = inspect_checkpoint(args.path, mesh)
     except CheckpointError as error:
         return _refuse(args, error.problems)
     except ConfigError as error:
