@@ -10,9 +10,8 @@ from dsv4_backend.config.model import (
     QuantSpec,
     RopeSpec,
     YarnSpec,
-    load_model_config,
-    parse_model_config,
 )
+from dsv4_backend.config.read import load_model_config, parse_model_config
 from dsv4_backend.config.serving import ExecutorKind, Numerics, ServingConfig, parse_serving_config
 
 __all__ = [

@@ -83,6 +83,10 @@ class Fields:
             wanted = " or ".join(repr(item) for item in allowed)
             self.problems.append(f"{name} is {value!r}; this runtime implements {wanted}.")
 
+    def adopt(self, name: str, section: Fields) -> None:
+        """Take over the problems of a nested section, under its name."""
+        self.problems += [f"{name}: {problem}" for problem in section.problems]
+
     def refuse_unknown(self, ignorable: Iterable[str]) -> None:
         """Name every key that was neither read nor known to be harmless."""
         known = self.used | set(ignorable)
