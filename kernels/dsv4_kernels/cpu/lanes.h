@@ -1,0 +1,173 @@
+// Sixteen float lanes, the same operations in the same order on every instruction set, and the one dot product that all
+// projections are built from. The library is compiled with -ffp-contract=off: a fused multiply-add stands only where
+// fma() is written, so a vector body and its tail never round differently.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+#define API extern "C" __attribute__((visibility("default")))
+
+namespace lanes {
+
+constexpr long WIDTH = 16;
+typedef float f16 __attribute__((vector_size(64)));
+typedef int32_t i16 __attribute__((vector_size(64)));
+typedef float f8 __attribute__((vector_size(32)));
+typedef float f4 __attribute__((vector_size(16)));
+
+static inline f16 splat(float v) { return f16{v, v, v, v, v, v, v, v, v, v, v, v, v, v, v, v}; }
+static inline i16 splat_int(int32_t v) { return i16{v, v, v, v, v, v, v, v, v, v, v, v, v, v, v, v}; }
+
+static inline f16 load(const float* p) {
+  f16 v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
+static inline void store(float* p, f16 v) { memcpy(p, &v, sizeof v); }
+
+// The first n values, the other lanes `fill`.
+static inline f16 load_some(const float* p, long n, float fill = 0.0f) {
+  f16 v = splat(fill);
+  memcpy(&v, p, n * sizeof(float));
+  return v;
+}
+
+static inline void store_some(float* p, f16 v, long n) { memcpy(p, &v, n * sizeof(float)); }
+
+// Calls f(first, count) for each run of up to sixteen of n values.
+template <class F> static inline void for_runs(long n, F f) {
+  long i = 0;
+  for (; i + WIDTH <= n; i += WIDTH) f(i, WIDTH);
+  if (i < n) f(i, n - i);
+}
+
+static inline f16 load_run(const float* p, long n) { return n == WIDTH ? load(p) : load_some(p, n); }
+static inline void store_run(float* p, f16 v, long n) { n == WIDTH ? store(p, v) : store_some(p, v, n); }
+
+static inline f16 fma(f16 a, f16 b, f16 c) {
+#if defined(__AVX512F__)
+  return (f16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  f8 x[2], y[2], z[2];
+  memcpy(x, &a, sizeof a), memcpy(y, &b, sizeof b), memcpy(z, &c, sizeof c);
+  for (int h = 0; h < 2; h++) z[h] = (f8)_mm256_fmadd_ps((__m256)x[h], (__m256)y[h], (__m256)z[h]);
+  memcpy(&c, z, sizeof c);
+  return c;
+#elif defined(__FP_FAST_FMAF)
+  for (int i = 0; i < WIDTH; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return c;
+#else
+  return a * b + c;  // a machine without the instruction: still one fixed order
+#endif
+}
+
+static inline f16 max(f16 a, f16 b) { return a < b ? b : a; }
+static inline f16 min(f16 a, f16 b) { return b < a ? b : a; }
+
+// Fixed trees: 16 -> 8 -> 4 -> 2 -> 1, lane i with lane i + half.
+static inline float sum(f16 v) {
+  f8 a, b;
+  memcpy(&a, &v, 32), memcpy(&b, (char*)&v + 32, 32);
+  a += b;
+  f4 c, d;
+  memcpy(&c, &a, 16), memcpy(&d, (char*)&a + 16, 16);
+  c += d;
+  return (c[0] + c[2]) + (c[1] + c[3]);
+}
+
+static inline float maximum(f16 v) {
+  float m = v[0];
+  for (int i = 1; i < WIDTH; i++) m = m < v[i] ? v[i] : m;
+  return m;
+}
+
+// e^x to about one unit in the last place; 0 below -87.3, held at the largest power above 88.3.
+static inline f16 exp(f16 x) {
+  const f16 magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const f16 kept = min(x, splat(88.3f));
+  const f16 t = fma(kept, splat(1.44269504088896341f), magic);
+  const f16 n = t - magic;
+  f16 r = fma(n, splat(-0.693359375f), kept);  // ln 2 in two parts, the first exact in ten bits
+  r = fma(n, splat(2.12194440054690583e-4f), r);
+  f16 p = splat(1.0f / 5040);  // Taylor: the next term is below 6e-9 on |r| <= ln2 / 2
+  p = fma(p, r, splat(1.0f / 720));
+  p = fma(p, r, splat(1.0f / 120));
+  p = fma(p, r, splat(1.0f / 24));
+  p = fma(p, r, splat(1.0f / 6));
+  p = fma(p, r, splat(0.5f));
+  p = fma(p, r, splat(1.0f));
+  p = fma(p, r, splat(1.0f));
+  const i16 power = ((i16)t - (i16)magic + splat_int(127)) << 23;
+  const f16 y = p * (f16)power;
+  return x < splat(-87.3f) ? splat(0.0f) : y;
+}
+
+// M x N dot products of length K: out[m * N + n] = a[m] . b[n]. Lane l of each sums the elements l, l + 16, ... in
+// order, then the tree of sum(). The blocking (M, N) does not enter the value of any of them.
+template <int M, int N> static inline void dots(const float* const* a, const float* const* b, long K, float* out) {
+  f16 acc[M][N];
+  for (int m = 0; m < M; m++)
+    for (int n = 0; n < N; n++) acc[m][n] = splat(0.0f);
+  long k = 0;
+  for (; k + WIDTH <= K; k += WIDTH) {
+    f16 y[N];
+    for (int n = 0; n < N; n++) y[n] = load(b[n] + k);
+    for (int m = 0; m < M; m++) {
+      const f16 x = load(a[m] + k);
+      for (int n = 0; n < N; n++) acc[m][n] = fma(x, y[n], acc[m][n]);
+    }
+  }
+  if (k < K)
+    for (int m = 0; m < M; m++)
+      for (int n = 0; n < N; n++) acc[m][n] = fma(load_some(a[m] + k, K - k), load_some(b[n] + k, K - k), acc[m][n]);
+  for (int m = 0; m < M; m++)
+    for (int n = 0; n < N; n++) out[m * N + n] = sum(acc[m][n]);
+}
+
+static inline float dot(const float* a, const float* b, long K) {
+  float out;
+  dots<1, 1>(&a, &b, K, &out);
+  return out;
+}
+
+#if defined(__AVX512F__)
+constexpr long BLOCK_ROWS = 4;  // 4 x 4 accumulators fill half of 32 registers
+#else
+constexpr long BLOCK_ROWS = 2;
+#endif
+constexpr long BLOCK_COLUMNS = 4;
+
+// All M x N dot products through put(m, n, value), blocked for the registers.
+template <class Put>
+static inline void panel(const float* const* a, long M, const float* const* b, long N, long K, Put put) {
+  float out[BLOCK_ROWS * BLOCK_COLUMNS];
+  for (long n = 0; n < N; n += BLOCK_COLUMNS) {
+    const long columns = N - n < BLOCK_COLUMNS ? N - n : BLOCK_COLUMNS;
+    for (long m = 0; m < M;) {
+      long rows = 1;
+      if (columns < BLOCK_COLUMNS) {
+        for (long c = 0; c < columns; c++) dots<1, 1>(a + m, b + n + c, K, out + c);
+      } else if (M - m >= BLOCK_ROWS) {
+        rows = BLOCK_ROWS;
+        dots<BLOCK_ROWS, BLOCK_COLUMNS>(a + m, b + n, K, out);
+      } else if (M - m >= 2) {
+        rows = 2;
+        dots<2, BLOCK_COLUMNS>(a + m, b + n, K, out);
+      } else {
+        dots<1, BLOCK_COLUMNS>(a + m, b + n, K, out);
+      }
+      for (long r = 0; r < rows; r++)
+        for (long c = 0; c < columns; c++) put(m + r, n + c, out[r * columns + c]);
+      m += rows;
+    }
+  }
+}
+
+constexpr long PARALLEL_WORK = 1 << 16;  // multiply-adds below which one thread is faster than waking another
+
+}  // namespace lanes

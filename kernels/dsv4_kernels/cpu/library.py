@@ -1,0 +1,46 @@
+"""The compiled library with the type of every function."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_float, c_int, c_long, c_void_p
+from pathlib import Path
+
+from dsv4_kernels.errors import BuildError
+
+# One letter per argument: p pointer, l long, f float, i int. Order as in the .cpp files.
+SIGNATURES = {
+    "dsv4_linear": "ppplllli",
+    "dsv4_rms_norm": "pppllfi",
+    "dsv4_rope_rotate": "ppppllli",
+    "dsv4_fp8_round_trip": "pplll" + "i",
+    "dsv4_fp4_round_trip": "pplll" + "i",
+    "dsv4_hadamard": "ppllfi",
+    "dsv4_compress_pool": "ppplll" + "i",
+    "dsv4_hyper_maps": "ppppppp" + "lllff" + "li",
+    "dsv4_hyper_collapse": "ppplll" + "i",
+    "dsv4_hyper_mix": "ppppplll" + "i",
+    "dsv4_hyper_head": "ppppp" + "lllff" + "i",
+    "dsv4_route": "ppppplllf",
+    "dsv4_moe": "pppp" + "pp" + "pppp" + "lllll" + "fii",
+    "dsv4_index_select": "pppppp" + "llllll" + "i",
+    "dsv4_sparse_attention": "ppppppp" + "lllllll" + "fi",
+}
+TYPES = {"p": c_void_p, "l": c_long, "f": c_float, "i": c_int}
+WITH_STATUS = ("dsv4_route", "dsv4_moe", "dsv4_index_select", "dsv4_sparse_attention")
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """Load the library; every function gets its argument types.
+
+    Raises: BuildError if the file cannot be loaded or lacks a function.
+    """
+    try:
+        library = ctypes.CDLL(str(path))
+        for name, letters in SIGNATURES.items():
+            function = getattr(library, name)
+            function.argtypes = [TYPES[letter] for letter in letters]
+            function.restype = c_int if name in WITH_STATUS else None
+    except (OSError, AttributeError) as error:
+        raise BuildError(f"cannot load {path}: {error}. Remove it and run python -m dsv4_kernels.build.") from error
+    return library

@@ -1,0 +1,138 @@
+// route and moe.
+#include <algorithm>
+#include <vector>
+#include "rounding.h"
+
+using namespace lanes;
+
+namespace {
+float score(float logit) {
+  return std::sqrt(logit > 20.0f ? logit : std::log1p(std::exp(logit)));
+}
+
+constexpr long TILE_ROWS = 64, TILE_COLUMNS = 32, ROUND_GROUP = 128;
+
+struct Task {
+  long expert, first_slot, num_slots, first_column;
+};
+
+// Slots (token * K + k) ordered by expert; start[e] is the first one of expert e.
+struct Order {
+  std::vector<long> slots, start;
+};
+
+Order by_expert(const int64_t* ids, long num_slots, long E) {
+  Order order{std::vector<long>(), std::vector<long>(E + 1, 0)};
+  for (long s = 0; s < num_slots; s++)
+    if (ids[s] >= 0) order.start[ids[s] + 1]++;
+  for (long e = 0; e < E; e++) order.start[e + 1] += order.start[e];
+  order.slots.resize(order.start[E]);
+  std::vector<long> next(order.start.begin(), order.start.end() - 1);
+  for (long s = 0; s < num_slots; s++)
+    if (ids[s] >= 0) order.slots[next[ids[s]]++] = s;
+  return order;
+}
+
+std::vector<Task> tasks_of(const Order& order, long E, long columns) {
+  std::vector<Task> tasks;
+  for (long e = 0; e < E; e++)
+    for (long c = 0; c < columns; c += TILE_COLUMNS)
+      for (long s = order.start[e]; s < order.start[e + 1]; s += TILE_ROWS)
+        tasks.push_back({e, s, std::min(TILE_ROWS, order.start[e + 1] - s), c});
+  return tasks;
+}
+
+// One tile of w [columns, K] against the given rows: put(row, column in the tile, value).
+template <class Put>
+void tile(const float* const* rows, long num_rows, const float* w, long first, long columns, long K, Put put) {
+  const float* b[TILE_COLUMNS];
+  for (long n = 0; n < columns; n++) b[n] = w + (first + n) * K;
+  panel(rows, num_rows, b, columns, K, put);
+}
+
+// f = silu(min(a, limit)) * clip(b, +-limit) * weight
+f16 gate(f16 a, f16 b, float limit, float weight) {
+  const f16 high = splat(limit);
+  a = min(a, high);
+  b = max(min(b, high), -high);
+  return a / (splat(1.0f) + exp(-a)) * b * splat(weight);
+}
+}  // namespace
+
+// Returns 0, or 1 if a fixed id is no expert.
+API int dsv4_route(const float* logits, const float* bias, const int64_t* fixed, int64_t* ids, float* weights, long T,
+                   long E, long K, float scale) {
+  std::vector<float> scores(E);
+  std::vector<long> order(E);
+  for (long t = 0; t < T; t++) {
+    for (long e = 0; e < E; e++) scores[e] = score(logits[t * E + e]), order[e] = e;
+    auto rank = [&](long e) { return bias ? scores[e] + bias[e] : scores[e]; };
+    auto better = [&](long a, long b) { return rank(a) > rank(b) || (rank(a) == rank(b) && a < b); };
+    if (!fixed) std::partial_sort(order.begin(), order.begin() + K, order.end(), better);
+    float total = 0.0f;
+    for (long k = 0; k < K; k++) {
+      const long e = fixed ? fixed[t * K + k] : order[k];
+      if (e < 0 || e >= E) return 1;
+      ids[t * K + k] = e;
+      total += weights[t * K + k] = scores[e];
+    }
+    for (long k = 0; k < K; k++) weights[t * K + k] = weights[t * K + k] / (total + 1e-20f) * scale;
+  }
+  return 0;
+}
+
+// hidden and up: scratch [T * K, I]; slots: scratch [T * K, D]. Returns 0, or 1 if an id is no expert.
+API int dsv4_moe(const float* x, const float* w1, const float* w3, const float* w2, const int64_t* ids,
+                 const float* weights, float* y, float* hidden, float* up, float* slots, long T, long K, long E, long D,
+                 long I, float limit, int round_trip, int threads) {
+  for (long s = 0; s < T * K; s++)
+    if (ids[s] >= E) return 1;
+  const Order order = by_expert(ids, T * K, E);
+  const std::vector<Task> wide = tasks_of(order, E, I), narrow = tasks_of(order, E, D);
+  const long num_slots = (long)order.slots.size(), num_wide = (long)wide.size(), num_narrow = (long)narrow.size();
+#pragma omp parallel num_threads(threads) if (num_slots * D * I > PARALLEL_WORK)
+  {
+    const float* rows[TILE_ROWS];
+#pragma omp for schedule(dynamic, 4)
+    for (long i = 0; i < num_wide; i++) {
+      const Task& task = wide[i];
+      const long* slot = order.slots.data() + task.first_slot;
+      const long first = task.first_column, columns = std::min(TILE_COLUMNS, I - first), size = I * D;
+      for (long r = 0; r < task.num_slots; r++) rows[r] = x + slot[r] / K * D;
+      tile(rows, task.num_slots, w1 + task.expert * size, first, columns, D,
+           [&](long r, long c, float v) { hidden[slot[r] * I + first + c] = v; });
+      tile(rows, task.num_slots, w3 + task.expert * size, first, columns, D,
+           [&](long r, long c, float v) { up[slot[r] * I + first + c] = v; });
+      for (long r = 0; r < task.num_slots; r++) {
+        float *a = hidden + slot[r] * I + first, *b = up + slot[r] * I + first;
+        for_runs(columns, [&](long c, long n) {
+          store_run(a + c, gate(load_run(a + c, n), load_run(b + c, n), limit, weights[slot[r]]), n);
+        });
+      }
+    }
+    if (round_trip) {
+#pragma omp for schedule(static)
+      for (long i = 0; i < num_slots; i++) {
+        float* row = hidden + order.slots[i] * I;
+        rounding::fp8_row(row, row, I, ROUND_GROUP);
+      }
+    }
+#pragma omp for schedule(dynamic, 4)
+    for (long i = 0; i < num_narrow; i++) {
+      const Task& task = narrow[i];
+      const long* slot = order.slots.data() + task.first_slot;
+      const long first = task.first_column, columns = std::min(TILE_COLUMNS, D - first);
+      for (long r = 0; r < task.num_slots; r++) rows[r] = hidden + slot[r] * I;
+      tile(rows, task.num_slots, w2 + task.expert * D * I, first, columns, I,
+           [&](long r, long c, float v) { slots[slot[r] * D + first + c] = v; });
+    }
+#pragma omp for schedule(static)
+    for (long t = 0; t < T; t++) {
+      for (long d = 0; d < D; d++) y[t * D + d] = 0.0f;
+      for (long k = 0; k < K; k++)
+        if (ids[t * K + k] >= 0)
+          for (long d = 0; d < D; d++) y[t * D + d] += slots[(t * K + k) * D + d];
+    }
+  }
+  return 0;
+}

@@ -1,0 +1,74 @@
+// Operators on rows that have no weight matrix: norm, rotation, round trips, Hadamard, pooling.
+#include "rounding.h"
+
+using namespace lanes;
+
+API void dsv4_rms_norm(const float* x, const float* weight, float* y, long rows, long D, float eps, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (rows * D > PARALLEL_WORK)
+  for (long r = 0; r < rows; r++) {
+    const float *in = x + r * D;
+    float* out = y + r * D;
+    const float factor = 1.0f / std::sqrt(dot(in, in, D) / (float)D + eps);
+    if (weight)
+      for (long i = 0; i < D; i++) out[i] = in[i] * factor * weight[i];
+    else
+      for (long i = 0; i < D; i++) out[i] = in[i] * factor;
+  }
+}
+
+API void dsv4_rope_rotate(const float* x, const float* cos, const float* sin, float* y, long T, long H, long R,
+                          int inverse) {
+  const float sign = inverse ? -1.0f : 1.0f;
+  for (long t = 0; t < T; t++)
+    for (long h = 0; h < H; h++) {
+      const float *in = x + (t * H + h) * R, *c = cos + t * (R / 2), *s = sin + t * (R / 2);
+      float* out = y + (t * H + h) * R;
+      for (long i = 0; i < R / 2; i++) {
+        const float even = in[2 * i], odd = in[2 * i + 1], turn = s[i] * sign;
+        out[2 * i] = even * c[i] - odd * turn;
+        out[2 * i + 1] = even * turn + odd * c[i];
+      }
+    }
+}
+
+API void dsv4_fp8_round_trip(const float* x, float* y, long rows, long D, long group, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (rows * D > PARALLEL_WORK)
+  for (long r = 0; r < rows; r++) rounding::fp8_row(x + r * D, y + r * D, D, group);
+}
+
+API void dsv4_fp4_round_trip(const float* x, float* y, long rows, long D, long group, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (rows * D > PARALLEL_WORK)
+  for (long r = 0; r < rows; r++) rounding::fp4_row(x + r * D, y + r * D, D, group);
+}
+
+API void dsv4_hadamard(const float* x, float* y, long rows, long D, float scale, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (rows * D > PARALLEL_WORK)
+  for (long r = 0; r < rows; r++) {
+    float* out = y + r * D;
+    memcpy(out, x + r * D, D * sizeof(float));
+    for (long half = 1; half < D; half *= 2)
+      for (long first = 0; first < D; first += 2 * half)
+        for (long i = first; i < first + half; i++) {
+          const float low = out[i], high = out[i + half];
+          out[i] = low + high;
+          out[i + half] = low - high;
+        }
+    for (long i = 0; i < D; i++) out[i] *= scale;
+  }
+}
+
+API void dsv4_compress_pool(const float* values, const float* gates, float* y, long B, long S, long D, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (B * S * D > PARALLEL_WORK)
+  for (long b = 0; b < B; b++)
+    for_runs(D, [&](long d, long n) {
+      const float *v = values + b * S * D + d, *g = gates + b * S * D + d;
+      f16 top = splat(-INFINITY), total = splat(0.0f), mean = splat(0.0f);
+      for (long s = 0; s < S; s++) top = max(top, load_run(g + s * D, n));
+      for (long s = 0; s < S; s++) {
+        const f16 p = exp(load_run(g + s * D, n) - top);
+        total += p;
+        mean = fma(p, load_run(v + s * D, n), mean);
+      }
+      store_run(y + b * D + d, mean / total, n);
+    });
+}

@@ -1,0 +1,292 @@
+"""The operators on the compiled library: check shapes, allocate the result, call. Rules stand in `ops.py`."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+
+import torch
+from torch import Tensor
+
+from dsv4_kernels.errors import ShapeError, require
+from dsv4_kernels.tensors import ExpertWeights, LinearWeight
+
+SCRATCH_FLOATS = 1 << 24  # of `moe`: more tokens than fit are computed in pieces, which changes no bit
+
+
+def _f32(x: Tensor, *dims: int) -> Tensor:
+    """x itself if contiguous float32 with one of these numbers of dimensions (any if none is named); else a copy."""
+    if x.dtype != torch.float32 or x.device.type != "cpu" or (dims and x.dim() not in dims):
+        raise ShapeError(f"got {x.dtype} {list(x.shape)} on {x.device} but need float32 on cpu, dimensions {dims}.")
+    return x if x.is_contiguous() else x.contiguous()
+
+
+def _i64(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if x.dtype != torch.int64 or tuple(x.shape) != shape:
+        raise ShapeError(f"got {x.dtype} {list(x.shape)} but need int64 {list(shape)}.")
+    return x if x.is_contiguous() else x.contiguous()
+
+
+def _shaped(what: str, x: Tensor, *shape: int) -> Tensor:
+    if tuple(x.shape) != shape:
+        raise ShapeError(f"{what} is {list(x.shape)} but must be {list(shape)} to go with the other inputs.")
+    return _f32(x)
+
+
+class CpuOps:
+    """One method per operator of `OpTable`. Threads: as many as torch uses in the calling thread."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._c = library
+
+    def linear(self, x: Tensor, weight: LinearWeight) -> Tensor:
+        """As `ops.Linear`."""
+        x = _f32(x, 2)
+        n, k = weight.shape
+        tokens = x.shape[0]
+        require(x.shape[1] == k, f"x has {x.shape[1]} channels but the weight takes {k}.")
+        y = torch.empty(tokens, n)
+        self._c.dsv4_linear(
+            x.data_ptr(), weight.dense.data_ptr(), y.data_ptr(), tokens, 1, n, k, torch.get_num_threads()
+        )
+        return y
+
+    def grouped_linear(self, x: Tensor, weight: LinearWeight) -> Tensor:
+        """As `ops.GroupedLinear`."""
+        x = _f32(x, 3)
+        rows, k = weight.shape
+        tokens, groups, width = x.shape
+        require(width == k and rows % groups == 0, f"x is {list(x.shape)} but the weight is {[rows, k]}.")
+        y = torch.empty(tokens, groups, rows // groups)
+        dims = (tokens, groups, rows // groups, k)
+        self._c.dsv4_linear(x.data_ptr(), weight.dense.data_ptr(), y.data_ptr(), *dims, torch.get_num_threads())
+        return y
+
+    def rms_norm(self, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+        """As `ops.RmsNorm`."""
+        x = _f32(x)
+        width = x.shape[-1]
+        if weight is not None:
+            weight = _shaped("weight", weight, width)
+        pointer = None if weight is None else weight.data_ptr()
+        y = torch.empty_like(x)
+        rows = x.numel() // max(1, width)
+        self._c.dsv4_rms_norm(x.data_ptr(), pointer, y.data_ptr(), rows, width, eps, torch.get_num_threads())
+        return y
+
+    def rope_rotate(self, x: Tensor, cos: Tensor, sin: Tensor, inverse: bool = False) -> Tensor:
+        """As `ops.RopeRotate`."""
+        x = _f32(x, 2, 3)
+        tokens, width = x.shape[0], x.shape[-1]
+        heads = x.shape[1] if x.dim() == 3 else 1
+        require(width % 2 == 0, f"rotated width is {width} but must be even.")
+        cos, sin = _shaped("cos", cos, tokens, width // 2), _shaped("sin", sin, tokens, width // 2)
+        y = torch.empty_like(x)
+        self._c.dsv4_rope_rotate(
+            x.data_ptr(), cos.data_ptr(), sin.data_ptr(), y.data_ptr(), tokens, heads, width, inverse
+        )
+        return y
+
+    def fp8_round_trip(self, x: Tensor, group: int) -> Tensor:
+        """As `ops.Fp8RoundTrip`."""
+        x = _f32(x)
+        y = torch.empty_like(x)
+        rows = x.numel() // max(1, x.shape[-1])
+        self._c.dsv4_fp8_round_trip(x.data_ptr(), y.data_ptr(), rows, x.shape[-1], group, torch.get_num_threads())
+        return y
+
+    def fp4_round_trip(self, x: Tensor, group: int = 32) -> Tensor:
+        """As `ops.Fp4RoundTrip`."""
+        x = _f32(x)
+        y = torch.empty_like(x)
+        rows = x.numel() // max(1, x.shape[-1])
+        self._c.dsv4_fp4_round_trip(x.data_ptr(), y.data_ptr(), rows, x.shape[-1], group, torch.get_num_threads())
+        return y
+
+    def hadamard(self, x: Tensor) -> Tensor:
+        """As `ops.Hadamard`."""
+        x = _f32(x)
+        width = x.shape[-1]
+        require(width > 0 and width & (width - 1) == 0, f"width is {width} but must be a power of two.")
+        y = torch.empty_like(x)
+        self._c.dsv4_hadamard(
+            x.data_ptr(), y.data_ptr(), x.numel() // width, width, 1 / math.sqrt(width), torch.get_num_threads()
+        )
+        return y
+
+    def hyper_maps(
+        self,
+        streams: Tensor,
+        fn: Tensor,
+        base: Tensor,
+        scale: Tensor,
+        norm_eps: float,
+        hc_eps: float,
+        iterations: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `ops.HyperMaps`."""
+        streams = _f32(streams, 3)
+        tokens, n, width = streams.shape
+        fn = _shaped("fn", fn, (2 + n) * n, n * width)
+        base, scale = _shaped("base", base, (2 + n) * n), _shaped("scale", scale, 3)
+        maps = torch.empty(tokens, n), torch.empty(tokens, n), torch.empty(tokens, n, n)
+        inputs = (streams.data_ptr(), fn.data_ptr(), base.data_ptr(), scale.data_ptr())
+        outputs = (out.data_ptr() for out in maps)
+        threads = torch.get_num_threads()
+        self._c.dsv4_hyper_maps(*inputs, *outputs, tokens, n, width, norm_eps, hc_eps, iterations, threads)
+        return maps
+
+    def hyper_collapse(self, streams: Tensor, pre: Tensor) -> Tensor:
+        """As `ops.HyperCollapse`."""
+        streams = _f32(streams, 3)
+        tokens, n, width = streams.shape
+        pre = _shaped("pre", pre, tokens, n)
+        y = torch.empty(tokens, width)
+        threads = torch.get_num_threads()
+        self._c.dsv4_hyper_collapse(streams.data_ptr(), pre.data_ptr(), y.data_ptr(), tokens, n, width, threads)
+        return y
+
+    def hyper_mix(self, streams: Tensor, y: Tensor, post: Tensor, comb: Tensor) -> Tensor:
+        """As `ops.HyperMix`."""
+        streams = _f32(streams, 3)
+        tokens, n, width = streams.shape
+        y, post = _shaped("y", y, tokens, width), _shaped("post", post, tokens, n)
+        comb = _shaped("comb", comb, tokens, n, n)
+        out = torch.empty_like(streams)
+        pointers = (streams.data_ptr(), y.data_ptr(), post.data_ptr(), comb.data_ptr(), out.data_ptr())
+        self._c.dsv4_hyper_mix(*pointers, tokens, n, width, torch.get_num_threads())
+        return out
+
+    def hyper_head(
+        self, streams: Tensor, fn: Tensor, base: Tensor, scale: Tensor, norm_eps: float, hc_eps: float
+    ) -> Tensor:
+        """As `ops.HyperHead`."""
+        streams = _f32(streams, 3)
+        tokens, n, width = streams.shape
+        fn = _shaped("fn", fn, n, n * width)
+        base, scale = _shaped("base", base, n), _shaped("scale", scale, 1)
+        y = torch.empty(tokens, width)
+        pointers = (streams.data_ptr(), fn.data_ptr(), base.data_ptr(), scale.data_ptr(), y.data_ptr())
+        self._c.dsv4_hyper_head(*pointers, tokens, n, width, norm_eps, hc_eps, torch.get_num_threads())
+        return y
+
+    def route(
+        self, logits: Tensor, bias: Tensor | None, fixed_ids: Tensor | None, k: int, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """As `ops.Route`."""
+        logits = _f32(logits, 2)
+        tokens, num_experts = logits.shape
+        require(0 < k <= num_experts, f"k is {k} but there are {num_experts} experts.")
+        if bias is not None:
+            bias = _shaped("bias", bias, num_experts)
+        if fixed_ids is not None:
+            fixed_ids = _i64(fixed_ids, (tokens, k))
+        ids, weights = torch.empty(tokens, k, dtype=torch.int64), torch.empty(tokens, k)
+        optional = (None if bias is None else bias.data_ptr(), None if fixed_ids is None else fixed_ids.data_ptr())
+        outputs = (ids.data_ptr(), weights.data_ptr())
+        failed = self._c.dsv4_route(logits.data_ptr(), *optional, *outputs, tokens, num_experts, k, scale)
+        require(not failed, f"fixed_ids name an expert outside 0..{num_experts - 1}.")
+        return ids, weights
+
+    def moe(
+        self, x: Tensor, experts: ExpertWeights, ids: Tensor, weights: Tensor, limit: float, round_trip: bool
+    ) -> Tensor:
+        """As `ops.Moe`."""
+        return self._experts(x, (experts.w1, experts.w3, experts.w2), ids, weights, limit, round_trip)
+
+    def gated_mlp(
+        self, x: Tensor, w1: LinearWeight, w3: LinearWeight, w2: LinearWeight, limit: float, round_trip: bool
+    ) -> Tensor:
+        """As `ops.GatedMlp`: an expert layer of one, with weight 1."""
+        tokens = x.shape[0]
+        stacked = (w1.dense.unsqueeze(0), w3.dense.unsqueeze(0), w2.dense.unsqueeze(0))
+        ids = torch.zeros(tokens, 1, dtype=torch.int64)
+        return self._experts(x, stacked, ids, torch.ones(tokens, 1), limit, round_trip)
+
+    def _experts(
+        self,
+        x: Tensor,
+        stacked: tuple[Tensor, Tensor, Tensor],
+        ids: Tensor,
+        weights: Tensor,
+        limit: float,
+        round_trip: bool,
+    ) -> Tensor:
+        """`stacked` is w1, w3 [E, I, D] and w2 [E, D, I]."""
+        x = _f32(x, 2)
+        tokens, width = x.shape
+        num_experts, inter = stacked[0].shape[0], stacked[0].shape[1]
+        up = (num_experts, inter, width)
+        w1, w3 = _shaped("w1", stacked[0], *up), _shaped("w3", stacked[1], *up)
+        w2 = _shaped("w2", stacked[2], num_experts, width, inter)
+        k = ids.shape[1]
+        ids, weights = _i64(ids, (tokens, k)), _shaped("weights", weights, tokens, k)
+        y = torch.empty_like(x)
+        step = max(1, min(tokens, SCRATCH_FLOATS // max(1, k * (2 * inter + width))))
+        scratch = torch.empty(2, step * k, inter), torch.empty(step * k, width)
+        pointers = (w1.data_ptr(), w3.data_ptr(), w2.data_ptr())
+        room = (scratch[0][0].data_ptr(), scratch[0][1].data_ptr(), scratch[1].data_ptr())
+        threads = torch.get_num_threads()
+        for first in range(0, tokens, step):
+            part = slice(first, min(tokens, first + step))
+            rows = (ids[part].data_ptr(), weights[part].data_ptr(), y[part].data_ptr())
+            dims = (part.stop - first, k, num_experts, width, inter)
+            failed = self._c.dsv4_moe(x[part].data_ptr(), *pointers, *rows, *room, *dims, limit, round_trip, threads)
+            require(not failed, f"ids name an expert outside -1..{num_experts - 1}.")
+        return y
+
+    def compress_pool(self, values: Tensor, gates: Tensor) -> Tensor:
+        """As `ops.CompressPool`."""
+        values = _f32(values, 3)
+        blocks, slots, width = values.shape
+        gates = _shaped("gates", gates, blocks, slots, width)
+        y = torch.empty(blocks, width)
+        dims = (blocks, slots, width)
+        self._c.dsv4_compress_pool(values.data_ptr(), gates.data_ptr(), y.data_ptr(), *dims, torch.get_num_threads())
+        return y
+
+    def index_select(
+        self, query: Tensor, head_weights: Tensor, cache: Tensor, rows: Tensor, num_visible: Tensor, k: int
+    ) -> Tensor:
+        """As `ops.IndexSelect`."""
+        query = _f32(query, 3)
+        tokens, heads, width = query.shape
+        head_weights = _shaped("head_weights", head_weights, tokens, heads)
+        cache = _shaped("cache", cache, cache.shape[0], width)
+        rows, num_visible = _i64(rows, (rows.shape[0],)), _i64(num_visible, (tokens,))
+        chosen = torch.empty(tokens, k, dtype=torch.int64)
+        inputs = (t.data_ptr() for t in (query, head_weights, cache, rows, num_visible))
+        dims = (tokens, heads, width, rows.shape[0], cache.shape[0], k)
+        failed = self._c.dsv4_index_select(*inputs, chosen.data_ptr(), *dims, torch.get_num_threads())
+        require(not failed, f"a row is outside the cache of {dims[4]}, or more than {dims[3]} entries are visible.")
+        return chosen
+
+    def sparse_attention(
+        self,
+        query: Tensor,
+        window_cache: Tensor,
+        window_rows: Tensor,
+        entry_cache: Tensor | None,
+        entry_rows: Tensor | None,
+        sink: Tensor,
+        scale: float,
+    ) -> Tensor:
+        """As `ops.SparseAttention`."""
+        query = _f32(query, 3)
+        tokens, heads, width = query.shape
+        window = _shaped("window_cache", window_cache, window_cache.shape[0], width)
+        window_rows = _i64(window_rows, (tokens, window_rows.shape[1]))
+        pointers: tuple[int | None, int | None] = (None, None)
+        num_rows, num_slots = 0, 0
+        if entry_cache is not None and entry_rows is not None:
+            entry_cache = _shaped("entry_cache", entry_cache, entry_cache.shape[0], width)
+            entry_rows = _i64(entry_rows, (tokens, entry_rows.shape[1]))
+            pointers = (entry_cache.data_ptr(), entry_rows.data_ptr())
+            num_rows, num_slots = entry_cache.shape[0], entry_rows.shape[1]
+        sink = _shaped("sink", sink, heads)
+        out = torch.empty_like(query)
+        inputs = (query.data_ptr(), window.data_ptr(), window_rows.data_ptr(), *pointers, sink.data_ptr())
+        dims = (tokens, heads, width, window_rows.shape[1], num_slots, window.shape[0], num_rows)
+        failed = self._c.dsv4_sparse_attention(*inputs, out.data_ptr(), *dims, scale, torch.get_num_threads())
+        require(not failed, f"a row is outside its cache ({window.shape[0]} window rows, {num_rows} entry rows).")
+        return out
