@@ -1,0 +1,38 @@
+"""Logprobs of tokens under the unmodified distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from dsv4_backend.records import TokenLogprob
+
+
+def token_logprob(logits: torch.Tensor, token_id: int, num_top: int) -> TokenLogprob:
+    """Return the logprob of one token and the `num_top` best ones.
+
+    Shapes: logits [V] float32, all finite.
+    Rule:   one row at a time in float64, so that the batch cannot change a bit; ties take the smaller id.
+    """
+    wide = logits.double()
+    norm = float(torch.logsumexp(wide, dim=0))
+    top = tuple((token, float(wide[token]) - norm) for token in best_ids(wide, num_top))
+    return TokenLogprob(token_id=token_id, logprob=float(wide[token_id]) - norm, top=top)
+
+
+def prompt_logprobs(logits: torch.Tensor, targets: Sequence[int], num_top: int) -> tuple[TokenLogprob, ...]:
+    """Return the logprob of each target under the logits of the token before it. Shapes: logits [T, V], T targets."""
+    return tuple(token_logprob(row, target, num_top) for row, target in zip(logits, targets, strict=True))
+
+
+def best_ids(scores: torch.Tensor, num_top: int) -> list[int]:
+    """Return the ids of the highest scores, best first; ties take the smaller id. Shapes: scores [V]."""
+    num_top = min(num_top, len(scores))
+    if num_top <= 0:
+        return []
+    least = torch.topk(scores, num_top).values[-1]
+    above = torch.nonzero(scores > least).flatten()
+    above = above[torch.sort(scores[above], descending=True, stable=True).indices]
+    level = torch.nonzero(scores == least).flatten()[: num_top - len(above)]
+    return [*above.tolist(), *level.tolist()]
