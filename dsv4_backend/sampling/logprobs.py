@@ -17,7 +17,7 @@ def token_logprob(logits: torch.Tensor, token_id: int, num_top: int) -> TokenLog
     """
     wide = logits.double()
     norm = float(torch.logsumexp(wide, dim=0))
-    top = tuple((token, float(wide[token]) - norm) for token in best_ids(wide, num_top))
+    top = tuple((token, float(wide[token]) - norm) for token in best_ids(wide, num_top).tolist())
     return TokenLogprob(token_id=token_id, logprob=float(wide[token_id]) - norm, top=top)
 
 
@@ -26,13 +26,15 @@ def prompt_logprobs(logits: torch.Tensor, targets: Sequence[int], num_top: int) 
     return tuple(token_logprob(row, target, num_top) for row, target in zip(logits, targets, strict=True))
 
 
-def best_ids(scores: torch.Tensor, num_top: int) -> list[int]:
-    """Return the ids of the highest scores, best first; ties take the smaller id. Shapes: scores [V]."""
-    num_top = min(num_top, len(scores))
-    if num_top <= 0:
-        return []
-    least = torch.topk(scores, num_top).values[-1]
+def best_ids(scores: torch.Tensor, num_best: int) -> torch.Tensor:
+    """Return the ids of the highest scores, best first; ties take the smaller id. Shapes: scores [V]; returns [K]."""
+    num_best = min(num_best, len(scores))
+    if num_best <= 0:
+        return torch.empty(0, dtype=torch.int64)
+    if num_best == len(scores):
+        return torch.sort(scores, descending=True, stable=True).indices
+    least = torch.topk(scores, num_best).values[-1]
     above = torch.nonzero(scores > least).flatten()
     above = above[torch.sort(scores[above], descending=True, stable=True).indices]
-    level = torch.nonzero(scores == least).flatten()[: num_top - len(above)]
-    return [*above.tolist(), *level.tolist()]
+    level = torch.nonzero(scores == least).flatten()
+    return torch.cat([above, level[: num_best - len(above)]])

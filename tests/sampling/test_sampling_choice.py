@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dsv4_backend.records import SamplingParams, SequenceStart
 from dsv4_backend.sampling import Choice, Choosing, SequenceSampling, sample
+from dsv4_backend.sampling.sampler import FIRST_SORTED, _kept_ids
 
 VOCAB = 50
 EOS = 1
@@ -112,6 +113,12 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it() -> None:
 def test_top_p_of_zero_is_greedy() -> None:
     logits = make_logits(1)
     assert reachable(logits[0], top_p=0.0) == {int(logits.argmax())}
+
+
+def test_top_p_reaches_beyond_the_tokens_sorted_first() -> None:
+    size = 2 * FIRST_SORTED
+    weights = torch.ones(size, dtype=torch.float64)
+    assert len(_kept_ids(weights, size, 0.75)) == size * 3 // 4
 
 
 def test_min_p_drops_what_is_far_below_the_best() -> None:
