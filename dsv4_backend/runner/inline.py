@@ -1,0 +1,35 @@
+"""Run steps in this process: for tests and for use as a library. A crash of the model is a crash of the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dsv4_backend.errors import ExecutorLostError
+from dsv4_backend.records import StepPlan, StepResult
+from dsv4_backend.runner.rank import Rank
+
+
+class InlineExecutor:
+    """One rank without a process of its own."""
+
+    def __init__(self, load: Callable[[], Rank]) -> None:
+        self._load = load
+        self._rank: Rank | None = None
+
+    def start(self) -> None:
+        """Load the weights. Raises: CheckpointError, ConfigError."""
+        self._rank = self._load()
+
+    def restart(self) -> None:
+        """Forget every sequence."""
+        self._rank = self._load()
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        """Run one step. Raises: ExecutorLostError when closed."""
+        if self._rank is None:
+            raise ExecutorLostError("the executor is closed.")
+        return self._rank.execute(plan)
+
+    def close(self) -> None:
+        """Let the weights go."""
+        self._rank = None

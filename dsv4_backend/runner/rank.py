@@ -1,0 +1,140 @@
+"""One rank: the model, its caches, and what sampling remembers of each sequence. A plan in, a result out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from dsv4_kernels.dispatch import bind
+from torch import Tensor
+
+from dsv4_backend.checkpoint.load import Checkpoint
+from dsv4_backend.config import ModelConfig, ServingConfig
+from dsv4_backend.errors import ConstraintError
+from dsv4_backend.grammar import GrammarCompiler, GrammarMatcher
+from dsv4_backend.kv.layout import make_layout
+from dsv4_backend.kv.manager import page_counts
+from dsv4_backend.model.transformer import Transformer
+from dsv4_backend.records import Constraint, PlanRow, RowResult, SequenceStart, StepPlan, StepResult, TokenLogprob
+from dsv4_backend.runner.cache import RankCache
+from dsv4_backend.runner.inputs import InputBuilder
+from dsv4_backend.sampling import Choice, Choosing, SequenceSampling, prompt_logprobs, sample
+
+Progressed = Callable[[int, int], None]
+
+
+class _SequenceState:
+    """One sequence between steps. `error` is why it cannot be constrained; it is reported with its first sample."""
+
+    def __init__(self, start: SequenceStart, config: ModelConfig, grammars: GrammarCompiler) -> None:
+        self.token_ids = list(start.token_ids[: start.num_prompt_tokens])
+        self.num_top = max(start.sampling.logprobs, 0)
+        self.sampling = SequenceSampling(start, config.vocab_size, config.eos_token_ids)
+        self.matcher: GrammarMatcher | None = None
+        self.error = ""
+        if start.constraint is not None:
+            self._constrain(start.constraint, start, grammars)
+
+    def _constrain(self, constraint: Constraint, start: SequenceStart, grammars: GrammarCompiler) -> None:
+        try:
+            self.matcher = grammars.matcher(constraint)
+            for token_id in start.token_ids[start.num_prompt_tokens :]:
+                self.matcher.accept(token_id)
+        except ConstraintError as error:
+            self.error = str(error)
+
+    def choosing(self, row: PlanRow) -> Choosing:
+        """What decides the next token besides its logits."""
+        allowed = self.matcher.allowed() if self.matcher else None
+        return Choosing(state=self.sampling, allowed=allowed, forced_token_id=row.forced_token_id)
+
+    def accept(self, token_id: int) -> None:
+        """Note the chosen token."""
+        self.sampling.append(token_id)
+        if self.matcher:
+            self.matcher.accept(token_id)
+
+
+class Rank:
+    """Executes plans. Everything that it knows of a sequence came with a plan's starts and its own samples."""
+
+    def __init__(self, model: Transformer, config: ServingConfig, grammars: GrammarCompiler) -> None:
+        layout = make_layout(model.config)
+        self._model = model
+        self._grammars = grammars
+        self._inputs = InputBuilder(model.config, layout)
+        self._cache = RankCache(layout, page_counts(layout, config))
+        self._states: dict[int, _SequenceState] = {}
+
+    @classmethod
+    def load(cls, config: ServingConfig, on_progress: Progressed | None = None) -> Rank:
+        """Load the checkpoint that the settings name. Raises: CheckpointError, ConfigError."""
+        if config.num_threads:
+            torch.set_num_threads(config.num_threads)
+        checkpoint = Checkpoint.open(Path(config.checkpoint))
+        with checkpoint.source(on_progress) as source:
+            model = Transformer.load(checkpoint.config, source, bind("cpu"), config.numerics)
+            source.finish()
+        grammars = GrammarCompiler.load(Path(config.checkpoint), checkpoint.config)
+        return cls(model, config, grammars)
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        """Compute one step: caches first, then logits, then the choice of each sampled row."""
+        for sequence_id in plan.finished:
+            self._states.pop(sequence_id, None)
+        for start in plan.starts:
+            self._states[start.sequence_id] = _SequenceState(start, self._model.config, self._grammars)
+        inputs = self._inputs.build(plan)
+        logits = self._model.forward(inputs, self._cache)
+        chosen = self._choose(plan, logits, inputs.logit_spans)
+        rows = (
+            self._result(row, chosen.get(row.sequence_id), logits[first:last])
+            for row, (first, last) in zip(plan.rows, inputs.logit_spans, strict=True)
+        )
+        return StepResult(step=plan.step, rows=tuple(rows))
+
+    def _choose(self, plan: StepPlan, logits: Tensor, spans: tuple[tuple[int, int], ...]) -> dict[int, Choice]:
+        """Sample every row that asks for it; rows whose constraint failed get that error."""
+        chosen, picked, choosing = {}, [], []
+        for row, (_, last) in zip(plan.rows, spans, strict=True):
+            state = self._states[row.sequence_id]
+            if not row.is_sampled:
+                continue
+            if state.error:
+                chosen[row.sequence_id] = Choice(error=state.error)
+                continue
+            picked.append((row.sequence_id, last - 1))
+            choosing.append(state.choosing(row))
+        rows = logits[torch.tensor([index for _, index in picked], dtype=torch.int64)]  # [S, V]
+        for (sequence_id, _), choice in zip(picked, sample(rows, choosing), strict=True):
+            chosen[sequence_id] = self._accept(sequence_id, choice)
+        return chosen
+
+    def _accept(self, sequence_id: int, choice: Choice) -> Choice:
+        """Tell the sequence of its new token; a forced token that breaks the grammar ends that request alone."""
+        if choice.error:
+            return choice
+        try:
+            self._states[sequence_id].accept(choice.token_id)
+        except ConstraintError as error:
+            return Choice(error=str(error))
+        return choice
+
+    def _result(self, row: PlanRow, choice: Choice | None, logits: Tensor) -> RowResult:
+        prompt = self._prompt_logprobs(row, logits) if row.wants_prompt_logprobs else ()
+        if choice is None:
+            return RowResult(sequence_id=row.sequence_id, prompt_logprobs=prompt)
+        return RowResult(
+            sequence_id=row.sequence_id,
+            token_ids=() if choice.error else (choice.token_id,),
+            logprobs=(choice.logprob,) if choice.logprob else (),
+            prompt_logprobs=prompt,
+            error=choice.error,
+        )
+
+    def _prompt_logprobs(self, row: PlanRow, logits: Tensor) -> tuple[TokenLogprob, ...]:
+        """Logprobs of the prompt tokens that follow tokens of this row."""
+        state = self._states[row.sequence_id]
+        targets = state.token_ids[row.start + 1 : row.start + len(row.token_ids) + 1]
+        return prompt_logprobs(logits, targets, state.num_top) if targets else ()
