@@ -24,6 +24,8 @@ from dsv4_backend.launcher.repository import write_run_directory
 
 POLL_S = 0.05
 SHARED_MEMORY = Path("/dev/shm")
+EVERY_REQUEST = "*"  # the id that means all running requests in a `stop`
+END_GRACE_S = 5.0
 CONFIGURED_MODELS = ("dsv4_runtime", "dsv4_tokenizer", "dsv4_detokenizer")
 
 
@@ -34,11 +36,13 @@ class ServerOptions:
     Units: ports 0 = any free one; *_s in seconds.
     Rule:  settings go as string parameters into the configs of `configured_models`. `models` are loaded at the start
            (an ensemble pulls its steps) and unloaded first when draining; "*" loads everything.
+           `runtime` is the model that ends all its requests when asked to at the drain limit; empty for none.
     """
 
     repository: Path
     models: tuple[str, ...] = ("dsv4",)
     configured_models: tuple[str, ...] = CONFIGURED_MODELS
+    runtime: str = "dsv4_runtime"
     settings: Mapping[str, str] = field(default_factory=dict)
     host: str = "127.0.0.1"
     http_port: int = 0
@@ -225,18 +229,34 @@ class Server:
         ]
 
     def _drain(self, should_hurry: Callable[[], bool]) -> None:
-        """Unload the served models, then the steps that they pulled in; stop waiting at the limit."""
+        """Refuse new requests, let running ones finish within the limit, end the rest, then unload the steps."""
         deadline = time.monotonic() + self.options.drain_timeout_s
         index = self.control.index()
-        served = [model for model in self.options.models if model in index]
-        for models in (served, [model for model in index if model not in served]):
-            for model in models:
-                self.control.unload(model)
-            while time.monotonic() < deadline and not should_hurry() and self.poll() is None:
-                states = self.control.index()
-                if not any(states.get(model) in ("UNLOADING", "READY") for model in models):
-                    break
-                time.sleep(POLL_S)
+        served = [model for model in self.options.models if model in index] or list(index)
+        if not self._unload(served, lambda: time.monotonic() > deadline or should_hurry()) and self._end_requests():
+            ended = time.monotonic() + END_GRACE_S
+            self._unload(served, lambda: time.monotonic() > ended)
+        steps = [model for model, state in self.control.index().items() if model not in served and state == "READY"]
+        grace = time.monotonic() + END_GRACE_S
+        self._unload(steps, lambda: time.monotonic() > max(deadline, grace) or should_hurry())
+
+    def _unload(self, models: list[str], must_go_on: Callable[[], bool]) -> bool:
+        """Unload models and wait until none has running requests. Returns False when `must_go_on` came first."""
+        for model in models:
+            self.control.unload(model)
+        while self.poll() is None:
+            states = self.control.index()
+            if not any(states.get(model) in ("UNLOADING", "READY") for model in models):
+                return True
+            if must_go_on():
+                return False
+            time.sleep(POLL_S)
+        return True
+
+    def _end_requests(self) -> bool:
+        """Ask the runtime to end what still runs, so that every client gets a finish reason and a final response."""
+        runtime, stop = self.options.runtime, {"id": EVERY_REQUEST, "stop": True}
+        return bool(runtime) and self.control.generate(runtime, stop)[0] == 200
 
     def _stop(self, process: ChildProcess) -> int:
         if process.poll() is None:

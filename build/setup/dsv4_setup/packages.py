@@ -15,7 +15,7 @@ HEARTBEAT_S = 10.0
 TORCH_FILE = re.compile(
     r"\b(?:Downloading|Using cached|Processing)\s+\S*?(torch-[\w.+%!-]+\.whl)(?:\.metadata)?\s*(\([^)]*\))?"
 )
-STARTED = re.compile(r"^\s*(?:Collecting|Requirement already satisfied:)\s+(\S+)")
+STARTED = re.compile(r"^\s*(?:Collecting|Obtaining dependency information for|Requirement already satisfied:)\s+(\S+)")
 
 
 class PackageError(Exception):
@@ -62,7 +62,8 @@ def _pump(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> Non
 def _follow(
     lines: queue.Queue[str | None], log: list[str], num_packages: int, allow_cuda: bool, say: Callable[[str], None]
 ) -> None:
-    num_seen, phase, since = 0, "waiting for the package index", time.monotonic()
+    seen: set[str] = set()
+    phase, since = "waiting for the package index", time.monotonic()
     while True:
         try:
             line = lines.get(timeout=HEARTBEAT_S)
@@ -76,13 +77,13 @@ def _follow(
         if cuda:
             raise PackageError(_no_cpu_torch(cuda))
         started = STARTED.match(line)
-        if started:
-            num_seen += 1
-            phase = f"fetching {started.group(1)}"
-            say(f"      {num_seen}/{num_packages} {started.group(1)}")
+        if started and started.group(1) not in seen:
+            seen.add(started.group(1))
+            phase, since = f"fetching {started.group(1)}", time.monotonic()
+            say(f"      {len(seen)}/{num_packages} {started.group(1)}")
         elif line.startswith("Installing collected packages"):
-            phase = f"unpacking {num_packages} packages"
-            say(f"      {phase}")
+            phase, since = "unpacking", time.monotonic()
+            say(f"      unpacking {num_packages}")
 
 
 def _no_cpu_torch(offered: str) -> str:

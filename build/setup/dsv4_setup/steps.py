@@ -85,6 +85,11 @@ def steps(checkout: Checkout) -> list[Step]:
     kernels = root / "kernels" / "dsv4_kernels"
     sources = sorted([*kernels.glob("cpu/*.cpp"), *kernels.glob("cpu/*.h"), *kernels.glob("build*.py")])
     maker = root / "build" / "random_checkpoint.py"
+    makers = [
+        maker,
+        *sorted((root / "build" / "tokenizer").glob("*")),
+        root / "dsv4_backend" / "checkpoint" / "write.py",
+    ]
     python = digest([sys.version, os.path.realpath(sys.base_prefix), checkout.target])
     first = digest([python, read_lock(lock)[checkout.first], str(checkout.allow_cuda)])
     installed = digest([first, lock])
@@ -96,7 +101,7 @@ def steps(checkout: Checkout) -> list[Step]:
         Step("stub", installed, lambda: _has_stub(checkout), lambda say: _stub(checkout)),
         Step("project", project, lambda: True, lambda say: _project(checkout, say)),
         Step("kernels", digest([installed, *sources]), lambda: True, lambda say: _kernels(checkout)),
-        Step("checkpoint", digest([maker]), checkout.checkpoint.is_dir, lambda say: _checkpoint(checkout, maker)),
+        Step("checkpoint", digest(makers), checkout.checkpoint.is_dir, lambda say: _checkpoint(checkout, maker)),
     ]
 
 
