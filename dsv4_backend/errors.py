@@ -4,6 +4,7 @@
     ├── ConfigError          a setting or a model config is wrong          load refused
     ├── CheckpointError      tensors are missing, extra, misshapen …      load refused, every problem listed
     ├── RequestError         the client's mistake                          INVALID_ARG
+    │   ├── AlreadyRunningError  the request id is in use              ALREADY_EXISTS
     │   └── ConstraintError  a grammar cannot be compiled                  INVALID_ARG
     ├── NotFoundError        `stop` names no running request               NOT_FOUND
     ├── OverloadedError      the queue is full, or we are draining         UNAVAILABLE, with a retry hint
@@ -43,6 +44,10 @@ class RequestError(Dsv4Error):
 
 class ConstraintError(RequestError):
     """The output constraint is malformed or cannot be enforced."""
+
+
+class AlreadyRunningError(RequestError):
+    """The request id is that of a running request."""
 
 
 class NotFoundError(Dsv4Error):
