@@ -94,7 +94,7 @@ def read_reply(response: service_pb2.ModelInferResponse) -> Reply:
     """Read one response; outputs that are missing count as empty."""
     raw = {output.name: data for output, data in zip(response.outputs, response.raw_output_contents, strict=False)}
     reason = _text(raw, "finish_reason")
-    logprobs = json.loads(_text(raw, "logprobs") or "{}")
+    logprobs = json.loads(_text(raw, "output_logprobs") or "{}")
     delta = Delta(
         text=_text(raw, "text_output"),
         token_ids=_ints(raw, "token_ids"),
