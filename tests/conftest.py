@@ -1,27 +1,23 @@
-"""What all tests share: calm settings for shared cores, and the small tokenizer."""
+"""Fixtures that every test may use."""
 
 from __future__ import annotations
 
 import os
-import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-settings.register_profile("shared-cores", deadline=None)  # wall time says nothing while others compute
-settings.load_profile("shared-cores")
 
-MAKE_TOKENIZER = Path(__file__).parents[1] / "build" / "tokenizer" / "make_tokenizer.py"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
-def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small tokenizer of the default checkpoint."""
-    out = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [str(MAKE_TOKENIZER), str(out)])
-        runpy.run_path(str(MAKE_TOKENIZER), run_name="__main__")
-    return out
+def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default random checkpoint: a real V4 shape in small, official layout."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "random"
+    command = [sys.executable, str(ROOT / "build" / "random_checkpoint.py"), str(folder)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return folder

@@ -1,7 +1,7 @@
 """Run steps in child processes that hold the model. This side needs no torch.
 
-A rank that dies is an event, not an end: the connection breaks, `execute` raises ExecutorLostError, and `restart` brings
-a fresh rank up. A rank whose parent dies sees the connection end and exits.
+A rank that dies is an event, not an end: the connection breaks, `execute` raises ExecutorLostError, and `restart`
+brings a fresh rank up. A rank whose parent dies sees the connection end and exits.
 """
 
 from __future__ import annotations

@@ -137,4 +137,4 @@ class Rank:
         """Logprobs of the prompt tokens that follow tokens of this row."""
         state = self._states[row.sequence_id]
         targets = state.token_ids[row.start + 1 : row.start + len(row.token_ids) + 1]
-        return prompt_logprobs(logits, targets, state.num_top) if targets else ()
+        return prompt_logprobs(logits[: len(targets)], targets, state.num_top)
