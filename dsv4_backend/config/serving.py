@@ -13,7 +13,7 @@ from dsv4_backend.errors import ConfigError
 
 
 class ExecutorKind(str, Enum):
-    """RANKS runs the model in child processes. ZERO repeats the prompt without a model: it measures the server alone."""
+    """RANKS runs the model in child processes. ZERO repeats the prompt: it measures the server without a model."""
 
     RANKS = "ranks"
     ZERO = "zero"
