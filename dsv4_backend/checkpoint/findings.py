@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-_MAX_GROUPS_PER_KIND = 20
+_MAX_GROUPS_PER_KIND = 50
 _MAX_NAME_CHARACTERS = 120
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a whole component of a dotted name
 
