@@ -48,7 +48,6 @@ class ServingConfig:
     max_output_tokens: int = 393_216
     default_max_tokens: int = 0
     request_time_limit_s: float = 3600.0
-    max_chunk_tokens: int = 64
     num_ranks: int = 1
     num_threads: int = 0
     max_restarts: int = 3
@@ -63,7 +62,7 @@ class ServingConfig:
             if value < PAGE_TOKENS or value % PAGE_TOKENS:
                 fix = max(PAGE_TOKENS, -(-value // PAGE_TOKENS) * PAGE_TOKENS)
                 raise ConfigError(f"{name} is {value} but must be a multiple of {PAGE_TOKENS} (one page). Set {fix}.")
-        for name in ("max_sequences", "max_waiting", "context_tokens", "max_output_tokens", "max_chunk_tokens"):
+        for name in ("max_sequences", "max_waiting", "context_tokens", "max_output_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)} but must be at least 1.")
         for name in ("request_time_limit_s", "step_timeout_s", "start_timeout_s"):
