@@ -9,9 +9,9 @@ import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
+from types import TracebackType
 from typing import cast
 
 from dsv4_backend.config import ServingConfig
@@ -43,15 +43,25 @@ def _serve(connection: Connection) -> None:
         connection.send(Refused(why=str(error)))
         return
     connection.send(Ready())
-    while True:
-        plan = cast("StepPlan", connection.recv())
-        try:
-            result = rank.execute(plan)
-        except Exception as error:  # process end: the parent restarts this rank and tries again
-            traceback.print_exc()
-            connection.send(Failed(why=f"{type(error).__name__}: {error}"))
-            return
-        connection.send(result)
+    with _LastWords(connection):
+        while True:
+            connection.send(rank.execute(cast("StepPlan", connection.recv())))
+
+
+class _LastWords:
+    """Tells the parent why this process dies of an exception; the traceback goes to the log as usual."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and error is not None and not issubclass(kind, (EOFError, OSError)):
+            self._connection.send(Failed(why=f"{kind.__name__}: {error}"))
 
 
 def _exit_when_orphaned(parent_pid: int) -> None:
