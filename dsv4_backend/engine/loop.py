@@ -95,7 +95,7 @@ class StepLoop:
         try:
             result = self._executor.execute(plan)
         except ExecutorLostError as error:
-            self._lose_ranks(str(error))
+            self._lose_ranks(plan, str(error))
             return
         self._metrics.observe("dsv4_batch_size", float(len(plan.rows)))
         self._commit(plan, result, by_id)
@@ -116,12 +116,12 @@ class StepLoop:
             elif outcome.token_ids:
                 stream.flush()
 
-    def _lose_ranks(self, why: str) -> None:
+    def _lose_ranks(self, plan: StepPlan, why: str) -> None:
         """A rank is gone: everybody running starts over, but for those that were there too often."""
         _log.warning("a rank was lost and is replaced: %s", why)
         self._is_rank_lost = True
         streams = {stream.sequence.id: stream for stream in self._streams.values()}
-        for sequence in self._scheduler.lose_ranks():
+        for sequence in self._scheduler.lose_ranks(plan.step):
             if sequence.num_restarts > self._max_restarts:
                 message = f"the model failed {sequence.num_restarts} times on this request, the limit is"
                 message += f" {self._max_restarts}; the last failure: {why}"

@@ -16,6 +16,8 @@ from dsv4_backend.scheduler.budget import chunk_tokens, fair_shares
 from dsv4_backend.scheduler.queue import WaitingQueue
 from dsv4_backend.scheduler.sequence import Sequence
 
+SUSPECT_RESTARTS = 2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advance:
@@ -72,23 +74,28 @@ class Scheduler:
         self._waiting = WaitingQueue()
         self._cache.clear()
 
-    def lose_ranks(self) -> tuple[Sequence, ...]:
-        """The ranks forgot everything: all running sequences must be computed again. Returns those sequences."""
-        lost = self.running
+    def lose_ranks(self, step: int | None = None) -> tuple[Sequence, ...]:
+        """The ranks forgot everything: all running sequences must be computed again.
+
+        Returns the sequences of the step that was running, if one was: each of them may be the cause.
+        """
         self._dropped.clear()
-        for sequence in lost:
+        for sequence in self._running:
             self._cache.release(sequence.id)
             sequence.forget_cache()
+        blamed = tuple(item for item in self._running if step is not None and item.last_step == step)
+        for sequence in blamed:
             sequence.num_restarts += 1
-        return lost
+        return blamed
 
     def plan(self, now_s: float) -> StepPlan | None:
         """Choose the next step; None when there is nothing to compute."""
         self._admit(now_s)
-        decoding = [item for item in self._running if not item.is_prefilling]
+        candidates = self._candidates()
+        decoding = [item for item in candidates if not item.is_prefilling]
         rows = [row for item in decoding if (row := self._row(item, 1))]
         budget = self._config.max_step_tokens - len(rows)
-        prefills = sorted((item for item in self._running if item.is_prefilling), key=lambda item: item.last_step)
+        prefills = sorted((item for item in candidates if item.is_prefilling), key=lambda item: item.last_step)
         for item, share in zip(prefills, fair_shares((item.num_pending for item in prefills), budget), strict=True):
             if share and item in self._running:
                 row = self._row(item, chunk_tokens(item.num_computed, item.num_pending, share))
@@ -140,6 +147,15 @@ class Scheduler:
                 return  # its turn: nobody overtakes it, or a long prompt would wait for ever
             self._waiting.remove(sequence)
             self._running.append(sequence)
+
+    def _candidates(self) -> tuple[Sequence, ...]:
+        """Who may be in the next step: everybody running, but one suspect at a time and alone.
+
+        Rule: a sequence is suspect when it was in SUSPECT_RESTARTS steps that lost a rank and has got no token since.
+              Alone, an innocent one gets its token and is cleared; a guilty one takes nobody down with it.
+        """
+        suspects = [item for item in self._running if item.num_restarts >= SUSPECT_RESTARTS]
+        return tuple(suspects[:1] or self._running)
 
     def _row(self, sequence: Sequence, num_tokens: int) -> PlanRow | None:
         """Reserve pages for the next tokens of a sequence, preempting less urgent ones where needed."""

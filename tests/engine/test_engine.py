@@ -76,6 +76,16 @@ def test_a_request_that_always_kills_its_rank_ends_with_an_error(rig: Rig) -> No
     assert "signal 9" in sink.final.error
 
 
+def test_a_request_that_kills_ranks_takes_no_other_request_down(rig: Rig) -> None:
+    rig.executor.gate.clear()
+    bad = rig.submit("bad", num_prompt=5)
+    good = [rig.submit(f"good{number}", num_prompt=6 + number) for number in range(3)]
+    rig.executor.fail_when = lambda plan: any(row.sequence_id == 1 for row in plan.rows)
+    rig.executor.gate.set()
+    assert bad.wait().final.finish_reason is FinishReason.ERROR
+    assert [sink.wait().token_ids for sink in good] == [expected_tokens(6 + number, 8) for number in range(3)]
+
+
 def test_service_goes_on_after_a_request_that_kills_ranks(rig: Rig) -> None:
     rig.executor.fail_when = lambda plan: any(len(row.token_ids) == 5 for row in plan.rows)
     rig.submit("bad", num_prompt=5).wait()
