@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from dsv4_backend.checkpoint.write import LayoutName, WriteOptions, with_layout,
 
 TOKENIZER_SCRIPT = Path(__file__).parent / "tokenizer" / "make_tokenizer.py"
 DEFAULT_SEED = 4
+NAME = "dsv4-random"
 RATIOS = [0, 0, 4, 128, 4, 128, 4]
 NUM_DSPARK_STAGES = 3
 
@@ -25,6 +27,7 @@ NUM_DSPARK_STAGES = 3
 def config_values(vocab_size: int, draft: str) -> dict[str, object]:
     """Return config.json of a small model with Flash's pattern of layers."""
     values: dict[str, object] = {
+        "_name_or_path": NAME,
         "architectures": ["DeepseekV4ForCausalLM"],
         "model_type": "deepseek_v4",
         "vocab_size": vocab_size,
@@ -89,17 +92,36 @@ def make_tokenizer(file: Path) -> int:
     """Write tokenizer.json and return the size of its vocabulary."""
     subprocess.run([sys.executable, str(TOKENIZER_SCRIPT), str(file)], check=True)
     content = json.loads(file.read_text("utf-8"))
-    return 1 + max(*content["model"]["vocab"].values(), *(token["id"] for token in content["added_tokens"]))
+    ids = {*content["model"]["vocab"].values(), *(token["id"] for token in content["added_tokens"])}
+    return 1 + max(int(item) for item in ids)
 
 
 def make_checkpoint(out: Path, layout: LayoutName, draft: str, seed: int) -> None:
-    """Write the whole checkpoint folder, with a line of progress per shard."""
-    out.mkdir(parents=True, exist_ok=True)
-    vocab_size = make_tokenizer(out / "tokenizer.json")
+    """Write the whole checkpoint folder, with a line of progress per shard.
+
+    Rule:   the folder appears complete or not at all; an earlier one of ours is replaced.
+    Raises: SystemExit if `out` holds something else.
+    """
+    if out.exists() and not is_ours(out):
+        raise SystemExit(f"{out} exists and is no random checkpoint. Name another folder, or remove it.")
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    vocab_size = make_tokenizer(partial / "tokenizer.json")
     values = with_layout(config_values(vocab_size, draft), layout)
     generation = {"bos_token_id": 0, "eos_token_id": 1, "do_sample": True, "temperature": 1.0, "top_p": 1.0}
-    (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", "utf-8")
-    write_checkpoint(out, values, WriteOptions(seed=seed), show_progress)
+    (partial / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", "utf-8")
+    write_checkpoint(partial, values, WriteOptions(seed=seed), show_progress)
+    shutil.rmtree(out, ignore_errors=True)
+    partial.rename(out)
+
+
+def is_ours(folder: Path) -> bool:
+    """Say whether a folder is empty or was written by this script."""
+    config = folder / "config.json"
+    if config.is_file():
+        return f'"_name_or_path": "{NAME}"' in config.read_text("utf-8", "replace")
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def show_progress(done: int, total: int) -> None:

@@ -90,14 +90,21 @@ def read_layout(path: Path, config: ModelConfig, findings: Findings) -> Layout:
 
     Raises: CheckpointError if a metadata file cannot be read.
     """
-    section = _object(_json(path, "config.json").get("quantization_config"))
-    layers = section.get("quantized_layers")
+    return parse_layout(config, _json(path, "config.json"), _json(path, "hf_quant_config.json"), findings)
+
+
+def parse_layout(
+    config: ModelConfig, values: Mapping[str, object], quant_values: Mapping[str, object], findings: Findings
+) -> Layout:
+    """Read the layout out of config.json's values and, where those list no layers, of hf_quant_config.json's."""
+    layers = _object(values.get("quantization_config")).get("quantized_layers")
     if layers is None:
-        layers = _object(_json(path, "hf_quant_config.json").get("quantization")).get("quantized_layers")
+        layers = _object(quant_values.get("quantization")).get("quantized_layers")
     if layers is None:
         return layout_of(config)
     if not isinstance(layers, dict):
-        raise CheckpointError(str(path), [f"quantized_layers is a {type(layers).__name__} but must be an object."])
+        findings.add("quantized_layers is", type(layers).__name__, "it must be an object")
+        return layout_of(config)
     return layout_of(config, frozenset(name for name, entry in layers.items() if _is_usable(name, entry, findings)))
 
 

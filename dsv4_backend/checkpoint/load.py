@@ -105,6 +105,8 @@ class CheckpointSource:
         view = self._take(name)
         dtype = torch.int64 if weight.storage is Storage.I64 else torch.float32
         value = torch.empty(view.shape, dtype=dtype).copy_(view)
+        if weight.storage is Storage.I64:
+            self._check_experts(name, value)
         self._done(name)
         return value
 
@@ -124,7 +126,7 @@ class CheckpointSource:
         match weight.storage:
             case Storage.FP8 | Storage.MXFP4:
                 names += [f"{name}.scale"]
-                scales = self._take(names[1])
+                scales = self._scale_bytes(names[1])
             case Storage.NVFP4:
                 names += [f"{name}.weight_scale", f"{name}.weight_scale_2"]
                 scales = self._take(names[1])
@@ -162,6 +164,24 @@ class CheckpointSource:
             raise self._error(f"{name} is no weight of this checkpoint")
         return weight
 
+    def _check_experts(self, name: str, table: torch.Tensor) -> None:
+        """A damaged hash table must not become an index out of range in the middle of a request."""
+        num_experts = self._checkpoint.config.num_experts
+        if table.numel() and not 0 <= int(table.min()) <= int(table.max()) < num_experts:
+            raise self._error(
+                f"{name} holds {int(table.min())}..{int(table.max())} but experts are 0..{num_experts - 1}"
+            )
+
+    def _scale_bytes(self, name: str) -> torch.Tensor:
+        """UE8M0 bytes of FP8 or MXFP4 scales; float32 powers of two become their exponents."""
+        scales = self._take(name)
+        if scales.dtype != torch.float32:
+            return scales
+        bits = scales.view(torch.int32)
+        if not bool(((bits > 0) & (bits & 0x7FFFFF == 0)).all()):
+            raise self._error(f"{name} holds float32 scales that are no powers of two; convert them to UE8M0")
+        return (bits >> 23).to(torch.uint8)
+
     def _take(self, name: str) -> torch.Tensor:
         """View one tensor inside its mapped file, and mark it as used."""
         if name in self._taken:
@@ -174,16 +194,20 @@ class CheckpointSource:
         is_aligned = entry.start % dtype.itemsize == 0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torch warns that the mapping is read-only; we only copy
-            flat = torch.frombuffer(
-                self._mapped(entry.file), dtype=torch.uint8, count=entry.num_bytes, offset=entry.start
-            )
+            flat = torch.frombuffer(self._mapped(entry), dtype=torch.uint8, count=entry.num_bytes, offset=entry.start)
         return (flat if is_aligned else flat.clone()).view(dtype).view(entry.shape)
 
-    def _mapped(self, file: Path) -> mmap.mmap:
-        if file not in self._files:
-            with file.open("rb") as stream:
-                self._files[file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._files[file]
+    def _mapped(self, entry: TensorEntry) -> mmap.mmap:
+        if entry.file not in self._files:
+            try:
+                with entry.file.open("rb") as stream:
+                    self._files[entry.file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:
+                raise self._error(f"{entry.file.name} was there when it was checked, but now: {error}") from error
+        mapped = self._files[entry.file]
+        if len(mapped) < entry.end:
+            raise self._error(f"{entry.file.name} has shrunk since it was checked; leave it alone while weights load")
+        return mapped
 
     def _done(self, *names: str) -> None:
         for name in names:

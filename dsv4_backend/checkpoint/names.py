@@ -98,7 +98,7 @@ def stored_tensors(weight: Weight, layout: Layout) -> Iterator[tuple[str, Tensor
     rows, columns = weight.shape
     if weight.storage is Storage.FP8:
         yield codes, spec((rows, columns), "F8_E4M3")
-        yield f"{prefix}.scale", spec((-(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK)), "F8_E8M0")
+        yield f"{prefix}.scale", spec((-(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK)), *_fp8_scale_types(layout))
         return
     groups = -(-columns // FP4_GROUPS[weight.storage])
     if weight.storage is Storage.MXFP4:
@@ -126,6 +126,11 @@ def _plain_types(storage: Storage, layout: Layout) -> tuple[str, ...]:
     if layout.is_plain:
         return ("BF16", "F32") if storage is Storage.BF16 else ("F32", "BF16")
     return ("BF16",) if storage is Storage.BF16 else ("F32",)
+
+
+def _fp8_scale_types(layout: Layout) -> tuple[str, ...]:
+    """Base models, whose experts are FP8 too, are said to hold float32 scales; they must be powers of two."""
+    return ("F8_E8M0", "F32") if layout.experts is Storage.FP8 else ("F8_E8M0",)
 
 
 class _Names:

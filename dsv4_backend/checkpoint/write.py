@@ -26,7 +26,7 @@ from torch import Tensor
 from dsv4_backend.checkpoint.findings import Findings
 from dsv4_backend.checkpoint.header import DTYPE_BYTES
 from dsv4_backend.checkpoint.index import INDEX_NAME
-from dsv4_backend.checkpoint.layout import NVFP4_GROUP, Layout, Storage, read_layout
+from dsv4_backend.checkpoint.layout import NVFP4_GROUP, Layout, Storage, parse_layout
 from dsv4_backend.checkpoint.names import Weight, expected_tensors, model_weights, stored_tensors
 from dsv4_backend.checkpoint.values import random_weight
 from dsv4_backend.config import ModelConfig, parse_model_config
@@ -83,14 +83,14 @@ def write_checkpoint(
     """
     options = options or WriteOptions()
     config = parse_model_config(dict(values))
-    path.mkdir(parents=True, exist_ok=True)
-    _write_json(path / "config.json", values)
     findings = Findings()
-    layout = read_layout(path, config, findings)
+    layout = parse_layout(config, values, {}, findings)
     if findings.lines():
         raise ConfigError("; ".join(findings.lines()))
-    _write_quant_config(path, values)
     expected_tensors(config, layout)  # refuses widths that do not divide into groups
+    path.mkdir(parents=True, exist_ok=True)
+    _write_json(path / "config.json", values)
+    _write_quant_config(path, values)
     shards = list(_shards(config, layout, options.shard_bytes))
     total = sum(shard.num_bytes for shard in shards)
     weight_map, done = {}, 0

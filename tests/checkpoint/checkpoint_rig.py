@@ -162,13 +162,18 @@ def remove_tensor(folder: Path, name: str) -> None:
     edit_index(folder, {name: None})
 
 
-def add_tensor(folder: Path, name: str, dtype: str, shape: list[int]) -> None:
-    """Append a tensor of zeros to the first file and to the index."""
+def replace_tensor(folder: Path, name: str, dtype: str, shape: list[int], data: bytes) -> None:
+    remove_tensor(folder, name)
+    add_tensor(folder, name, dtype, shape, data)
+
+
+def add_tensor(folder: Path, name: str, dtype: str, shape: list[int], content: bytes | None = None) -> None:
+    """Append a tensor (of zeros) to the first file and to the index."""
     file = sorted(folder.glob("*.safetensors"))[0]
     header, data = read_shard(file)
     size = math.prod(shape) * DTYPE_BYTES[dtype]
     header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + size]}
-    write_shard(file, header, data + bytes(size))
+    write_shard(file, header, data + (bytes(size) if content is None else content))
     edit_index(folder, {name: file.name})
 
 
