@@ -6,10 +6,12 @@ brings a fresh rank up. A rank whose parent dies sees the connection end and exi
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from multiprocessing.connection import Connection, Pipe
@@ -21,6 +23,22 @@ from dsv4_backend.runner.messages import Failed, Progress, Ready, Refused
 
 Progressed = Callable[[int, int], None]
 STOP_S = 5.0
+PROGRESS_EVERY_S = 2.0
+_log = logging.getLogger(__name__)
+
+
+class LoggedProgress:
+    """Logs how far the weights are, every few seconds and at the end."""
+
+    def __init__(self) -> None:
+        self._next_s = time.monotonic() + PROGRESS_EVERY_S
+
+    def __call__(self, done_bytes: int, total_bytes: int) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._next_s or done_bytes == total_bytes:
+            self._next_s = now_s + PROGRESS_EVERY_S
+            share = 100 * done_bytes // max(total_bytes, 1)
+            _log.info("weights: %d %% of %.1f MB loaded", share, total_bytes / 1e6)
 
 
 class RankExecutor:
@@ -28,7 +46,7 @@ class RankExecutor:
 
     def __init__(self, config: ServingConfig, on_progress: Progressed | None = None) -> None:
         self._config = config
-        self._on_progress = on_progress or (lambda done, total: None)
+        self._on_progress = on_progress or LoggedProgress()
         self._ranks: list[_RankProcess] = []
         self._lock = threading.Lock()
         self._is_closed = False
@@ -104,6 +122,8 @@ class _RankProcess:
         while True:
             message = self._receive(timeout_s)
             if isinstance(message, Ready):
+                for note in message.notes:
+                    _log.info("rank %d: %s", self._index, note)
                 return
             if isinstance(message, Refused):
                 raise ConfigError(message.why)

@@ -15,7 +15,9 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """The rank holds its weights and takes plans."""
+    """The rank holds its weights and takes plans. Notes say what an operator should know of the checkpoint."""
+
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,6 +66,7 @@ class Rank:
         self._inputs = InputBuilder(model.config, layout)
         self._cache = RankCache(layout, page_counts(layout, config))
         self._states: dict[int, _SequenceState] = {}
+        self.notes: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, config: ServingConfig, on_progress: Progressed | None = None) -> Rank:
@@ -77,7 +78,11 @@ class Rank:
             model = Transformer.load(checkpoint.config, source, bind("cpu"), config.numerics)
             source.finish()
         grammars = GrammarCompiler.load(Path(config.checkpoint), checkpoint.config)
-        return cls(model, config, grammars)
+        rank = cls(model, config, grammars)
+        rank.notes = tuple(
+            f"{count} tensors not loaded: {rule}" for rule, count in sorted(checkpoint.skipped().items())
+        )
+        return rank
 
     def execute(self, plan: StepPlan) -> StepResult:
         """Compute one step: caches first, then logits, then the choice of each sampled row."""

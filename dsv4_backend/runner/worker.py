@@ -42,7 +42,7 @@ def _serve(connection: Connection) -> None:
     except Dsv4Error as error:
         connection.send(Refused(why=str(error)))
         return
-    connection.send(Ready())
+    connection.send(Ready(notes=rank.notes))
     with _LastWords(connection):
         while True:
             connection.send(rank.execute(cast("StepPlan", connection.recv())))
