@@ -1,0 +1,131 @@
+"""Building the library, finding it again, and what is said where that fails; binding and its table."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from dsv4_kernels import build as builder
+from dsv4_kernels.build import build
+from dsv4_kernels.cpu.library import load
+from dsv4_kernels.dispatch import OPERATORS, Needs, bind, choose, describe
+from dsv4_kernels.errors import BindError, BuildError
+
+SOURCE = 'extern "C" int answer() { return 42; }\n'
+
+
+@pytest.fixture
+def small_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    (folder / "one.cpp").write_text(SOURCE)
+    monkeypatch.setattr(builder, "SOURCES", folder)
+    return folder
+
+
+def test_a_second_build_finds_the_first(small_sources: Path, tmp_path: Path):
+    first = build(tmp_path / "cache")
+    made = first.stat().st_mtime_ns
+    assert build(tmp_path / "cache") == first and first.stat().st_mtime_ns == made
+
+
+def test_a_changed_source_is_another_library(small_sources: Path, tmp_path: Path):
+    first = build(tmp_path / "cache")
+    (small_sources / "one.cpp").write_text(SOURCE + "// changed\n")
+    assert build(tmp_path / "cache") != first
+
+
+def test_a_build_leaves_one_file_only(small_sources: Path, tmp_path: Path):
+    library = build(tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == [library]
+
+
+def test_a_failed_build_names_compiler_and_command_and_leaves_nothing(small_sources: Path, tmp_path: Path):
+    (small_sources / "one.cpp").write_text("this is no C++\n")
+    with pytest.raises(BuildError, match=r"(?s)g\+\+ exited with 1.*command: .*-O3.*apt install g\+\+"):
+        build(tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_without_a_compiler_the_library_built_earlier_is_used(small_sources: Path, tmp_path: Path):
+    library = build(tmp_path / "cache")
+    assert build(tmp_path / "cache", compilers=("no-such-compiler",)) == library
+
+
+def test_without_a_compiler_and_library_the_fix_is_named(small_sources: Path, tmp_path: Path):
+    with pytest.raises(BuildError, match=r"no-such-compiler.*apt install g\+\+"):
+        build(tmp_path / "cache", compilers=("no-such-compiler",))
+
+
+def test_a_folder_that_cannot_be_written_is_named(small_sources: Path, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BuildError, match=r"file/cache.*writable"):
+        build(tmp_path / "file" / "cache")
+
+
+def test_two_processes_may_build_at_once(tmp_path: Path):
+    script = (
+        "import sys; from pathlib import Path; from dsv4_kernels import build as b; "
+        "b.SOURCES = Path(sys.argv[1]); print(b.build(Path(sys.argv[2])))"
+    )
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    (sources / "one.cpp").write_text(SOURCE)
+    command = [sys.executable, "-c", script, str(sources), str(tmp_path / "cache")]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    told = {process.communicate(timeout=60)[0] for process in running}
+    assert len(told) == 1 and [process.returncode for process in running] == [0, 0]
+
+
+def test_a_library_without_the_functions_is_refused(small_sources: Path, tmp_path: Path):
+    with pytest.raises(BuildError, match="dsv4_linear"):
+        load(build(tmp_path / "cache"))
+
+
+def test_a_file_that_is_no_library_is_refused(tmp_path: Path):
+    (tmp_path / "broken.so").write_text("not a library")
+    with pytest.raises(BuildError, match="Remove it"):
+        load(tmp_path / "broken.so")
+
+
+@pytest.mark.parametrize("flags", ["-mno-avx512f", "-mno-avx512f -mno-fma", "-march=x86-64"])
+def test_older_instruction_sets_compute_the_same_operators(flags: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(builder, "FLAGS", (*builder.FLAGS, "-O1", *flags.split()))
+    old, reference = bind("cpu", tmp_path), bind("reference")
+    torch.manual_seed(0)
+    values, gates = torch.randn(3, 8, 100), torch.randn(3, 8, 100)
+    torch.testing.assert_close(old.compress_pool(values, gates), reference.compress_pool(values, gates))
+    query, cache, rows, sink = (
+        torch.randn(3, 5, 100),
+        torch.randn(40, 100),
+        torch.randint(-1, 40, (3, 20)),
+        torch.randn(5),
+    )
+    got = old.sparse_attention(query, cache, rows, None, None, sink, 0.1)
+    torch.testing.assert_close(got, reference.sparse_attention(query, cache, rows, None, None, sink, 0.1))
+    assert torch.equal(old.fp8_round_trip(values, 64), reference.fp8_round_trip(values, 64))
+
+
+def test_building_from_the_command_line_prints_the_library(tmp_path: Path):
+    command = [sys.executable, "-m", "dsv4_kernels.build"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert Path(told.stdout.strip()).exists() and told.stderr == ""
+
+
+@pytest.mark.parametrize("target", ["cpu", "reference"])
+def test_every_operator_is_served_and_described(target: str):
+    assert [one.op for one in choose(Needs(target=target))] == list(OPERATORS)
+    assert all(f"{op} " in describe(target) for op in OPERATORS)
+
+
+def test_an_unknown_target_is_refused_with_the_known_ones():
+    with pytest.raises(BindError, match="'tpu'.*cpu, reference"):
+        bind("tpu")
+
+
+def test_another_number_type_is_refused():
+    with pytest.raises(BindError, match="bfloat16"):
+        choose(Needs(target="cpu", dtype="bfloat16"))
