@@ -1,4 +1,4 @@
-"""Fixtures that every test may use."""
+"""What all tests share: calm settings for shared cores, the small tokenizer, the random checkpoint."""
 
 from __future__ import annotations
 
@@ -8,10 +8,23 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+settings.register_profile("shared-cores", deadline=None)  # wall time says nothing while others compute
+settings.load_profile("shared-cores")
 
 ROOT = Path(__file__).resolve().parents[1]
+MAKE_TOKENIZER = ROOT / "build" / "tokenizer" / "make_tokenizer.py"
+
+
+@pytest.fixture(scope="session")
+def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small tokenizer of the default checkpoint."""
+    out = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    command = [sys.executable, str(MAKE_TOKENIZER), str(out)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return out
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from dsv4_backend.errors import AlreadyRunningError, NotFoundError
+from dsv4_backend.errors import AlreadyRunningError, Dsv4Error, NotFoundError
 from dsv4_backend.records import Chunk, FinishReason, Usage
 from dsv4_backend.server.codec import Array, encode_chunk, merge_chunks
 
@@ -24,7 +24,7 @@ MAX_POLLS = 64  # looks per round: each is a call of up to 76 µs into the serve
 _log = logging.getLogger(__name__)
 
 
-class EngineFailedError(Exception):
+class EngineFailedError(Dsv4Error):
     """An engine failure before the first response: the server's fault, not the client's."""
 
 
@@ -58,6 +58,7 @@ class OutStream:
     wants_logprobs: bool = False
     num_sent: int = 0
     is_ready: bool = False
+    is_ended: bool = False
     pending: list[Chunk] = field(default_factory=list)
 
     def put(self, chunk: Chunk) -> None:
@@ -117,6 +118,8 @@ class Responder:
     def enqueue(self, stream: OutStream, chunk: Chunk) -> None:
         """Take a chunk; the sender thread is woken when there is something to send."""
         with self._changed:
+            if stream.is_ended:
+                return
             stream.pending.append(chunk)
             if not stream.is_ready and (stream.is_streamed or chunk.is_final):
                 stream.is_ready = True
@@ -158,11 +161,16 @@ class Responder:
         with self._changed:
             chunks, stream.pending = stream.pending, []
             stream.is_ready = False
-            is_final = bool(chunks) and chunks[-1].is_final
-            if is_final:
+            if chunks and chunks[-1].is_final:
                 self._forget(stream)  # before the response leaves: its reader may use the id again at once
-        if chunks:
-            self._guard(lambda: self._send(stream, merge_chunks(chunks)), stream, is_final=is_final)
+        try:
+            if chunks:
+                self._send(stream, merge_chunks(chunks))
+        except Exception:
+            _log.exception("sending to %s failed", stream.engine_id)
+            self.drop(stream)
+            self._guard(lambda: self._cancel_quietly(stream))
+            self._send_last_words(stream, "sending the answer failed; the server's log has the details.")
 
     def _send(self, stream: OutStream, chunk: Chunk) -> None:
         if chunk.finish_reason is FinishReason.ERROR and stream.num_sent == 0:
@@ -172,21 +180,16 @@ class Responder:
         stream.channel.send(arrays, is_final=chunk.is_final)
         stream.num_sent += 1
 
-    def _guard(self, action: Callable[[], None], stream: OutStream | None = None, *, is_final: bool = False) -> None:
-        """The thread's last line of defence: log, end the stream that failed, go on with the others."""
+    def _send_last_words(self, stream: OutStream, error: str) -> None:
+        self._guard(lambda: stream.channel.send(_last_words(stream, error), is_final=True))
+
+    @staticmethod
+    def _guard(action: Callable[[], None]) -> None:
+        """The thread's last line of defence: log and go on."""
         try:
             action()
         except Exception:
-            _log.exception("sending failed")
-            if stream is None:
-                return
-            try:
-                stream.channel.send(_last_words(stream, "sending the answer failed"), is_final=True)
-            except Exception:
-                _log.exception("the stream %r could not be ended", stream.client_id)
-            if not is_final:
-                self.drop(stream)
-                self._cancel_quietly(stream)
+            _log.exception("the sender thread goes on")
 
     def _poll(self) -> None:
         now_s = time.monotonic()
@@ -218,10 +221,10 @@ class Responder:
         for stream in rest:
             self.drop(stream)
             _log.error("%s was left without an end by the engine", stream.engine_id)
-            words = _last_words(stream, "the server has stopped before the answer was complete.")
-            self._guard(lambda stream=stream, words=words: stream.channel.send(words, is_final=True))  # type: ignore[misc]
+            self._send_last_words(stream, "the server has stopped before the answer was complete.")
 
     def _forget(self, stream: OutStream) -> None:
+        stream.is_ended = True
         self._streams.pop(stream.engine_id, None)
         if self._by_client.get(stream.client_id) is stream:
             del self._by_client[stream.client_id]
