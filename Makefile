@@ -50,7 +50,7 @@ format: setup ## Format the sources
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 bench: setup ## Measure the figures of the README
-	@$(BIN)/python build/bench.py
+	@$(BIN)/python build/bench/run.py
 
 clean: ## Remove the environment and everything that set-up made
 	@rm -rf .venv build/cache

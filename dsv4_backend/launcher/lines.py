@@ -28,9 +28,14 @@ def parse_line(text: str) -> LogLine:
     return LogLine(severity=match.group(1), source=match.group(2), message=match.group(3).replace('\\"', '"'))
 
 
+def is_decoration(text: str) -> bool:
+    """Tell whether a line is empty or part of a table."""
+    return _TABLE.match(text) is not None
+
+
 def news(text: str) -> str:
     """Return what a line tells a person: words of our models, warnings, errors; empty for the rest."""
-    if _TABLE.match(text) or any(word in text for word in _NO_GPU):
+    if is_decoration(text) or any(word in text for word in _NO_GPU):
         return ""
     line = parse_line(text)
     is_ours = not line.source or line.source.endswith(".py")

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from dsv4_backend.launcher.lines import is_decoration
+
 PR_SET_CHILD_SUBREAPER = 36
 TAIL_LINES = 200
 
@@ -68,8 +70,8 @@ class ChildProcess:
             self._process.stdout.close()
 
     def tail(self, num_lines: int = 30) -> str:
-        """Return the last lines of output."""
-        return "\n".join(list(self._tail)[-num_lines:])
+        """Return the last lines of output, without the tables that Triton draws."""
+        return "\n".join([line for line in self._tail if not is_decoration(line)][-num_lines:])
 
     def _read(self) -> None:
         for line in self._process.stdout or ():
