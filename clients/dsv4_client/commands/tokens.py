@@ -16,11 +16,7 @@ DEFAULT_TOKENIZER = "build/cache/default"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("text", nargs="?", help="a raw prompt; - reads stdin")
-    what.add_argument("--chat", metavar="FILE", help="the JSON body of a chat request; - reads stdin")
-    parser.add_argument("--protocol", choices=("chat", "responses", "messages"), default="chat",
-                        help="which API the body of --chat belongs to (default %(default)s)")  # fmt: skip
+    parser.add_argument("text", help="a raw prompt; - reads stdin")
     parser.add_argument("--tokenizer", default=DEFAULT_TOKENIZER, metavar="DIR",
                         help="folder with a tokenizer.json (default %(default)s)")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -30,10 +26,7 @@ def run(args: argparse.Namespace) -> int:
     """Print ids and pieces."""
     folder = Path(args.tokenizer)
     vocabulary = Vocabulary.load(folder)
-    if args.chat is None:
-        token_ids = TextEncoder(folder).encode(_read(args.text) if args.text == "-" else args.text)
-    else:
-        token_ids = _encode_chat(folder, args.protocol, args.chat)
+    token_ids = TextEncoder(folder).encode(_read(args.text) if args.text == "-" else args.text)
     pieces = [vocabulary.token_bytes(token).decode("utf-8", errors="backslashreplace") for token in token_ids]
     sys.stdout.write(_render_json(token_ids, pieces) if args.json else _render(token_ids, pieces))
     return 0
