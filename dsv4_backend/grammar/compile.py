@@ -1,0 +1,72 @@
+"""Constraint → compiled grammar, through xgrammar. With matcher.py the only place that imports it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+import xgrammar
+
+from dsv4_backend.errors import ConstraintError
+from dsv4_backend.grammar.matcher import Matcher
+from dsv4_backend.records import Constraint, ConstraintKind
+from dsv4_backend.text.constraint import check_constraint, spell_out
+from dsv4_backend.text.vocab import THINK_CLOSE, THINK_OPEN, Vocabulary
+
+# Special tokens that an answer may contain: grammars meet them as text. The others mark turns and are never generated.
+ANSWER_TOKENS = frozenset(token.encode() for token in (THINK_OPEN, THINK_CLOSE, "｜DSML｜"))
+CACHE_BYTES = 512 * 1024 * 1024
+
+
+class GrammarCompiler:
+    """Compiles constraints for one vocabulary; results are kept, so a repeated constraint costs nothing."""
+
+    def __init__(self, vocab: Vocabulary, vocab_size: int, eos_ids: Sequence[int]) -> None:
+        self.vocab_size = vocab_size
+        self.eos_ids = tuple(eos_ids)
+        info = xgrammar.TokenizerInfo(
+            _grammar_tokens(vocab)[:vocab_size],
+            xgrammar.VocabType.RAW,
+            vocab_size=vocab_size,
+            stop_token_ids=list(self.eos_ids),
+        )
+        self._compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_limit_bytes=CACHE_BYTES)
+
+    def matcher(self, constraint: Constraint) -> Matcher:
+        """Return a matcher at the beginning of the constraint.
+
+        Raises: ConstraintError naming what cannot be compiled.
+        """
+        check_constraint(constraint)
+        try:
+            compiled = self._compile(constraint)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise ConstraintError(
+                f"the {constraint.kind.value} constraint cannot be compiled: {_reason(error)}"
+            ) from error
+        return Matcher(xgrammar.GrammarMatcher(compiled), self.vocab_size, self.eos_ids)
+
+    def _compile(self, constraint: Constraint) -> xgrammar.CompiledGrammar:
+        match constraint.kind:
+            case ConstraintKind.JSON_OBJECT:
+                return self._compiler.compile_json_schema('{"type": "object"}')
+            case ConstraintKind.JSON_SCHEMA:
+                return self._compiler.compile_json_schema(json.dumps(spell_out(json.loads(constraint.value))))
+            case ConstraintKind.REGEX:
+                return self._compiler.compile_regex(constraint.value)
+            case ConstraintKind.GRAMMAR:
+                return self._compiler.compile_grammar(constraint.value)
+            case ConstraintKind.STRUCTURAL_TAG:
+                return self._compiler.compile_structural_tag(constraint.value)
+
+
+def _grammar_tokens(vocab: Vocabulary) -> list[bytes]:
+    """Return the vocabulary as grammars see it: a token without bytes is never allowed."""
+    hidden = {token_id for token_id in vocab.special_ids if vocab.tokens[token_id] not in ANSWER_TOKENS}
+    return [b"" if token_id in hidden else token for token_id, token in enumerate(vocab.tokens)]
+
+
+def _reason(error: Exception) -> str:
+    """Return the library's message without its clock and source line."""
+    return re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", str(error)).strip()

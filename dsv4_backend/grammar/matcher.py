@@ -1,0 +1,63 @@
+"""Where one sequence stands in its grammar, and which tokens may come next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+import xgrammar
+
+
+class Matcher:
+    """The state of one sequence.
+
+    Rule: after the end-of-sequence token only that token is allowed, and accepted, for requests that ignore it.
+    """
+
+    def __init__(self, matcher: xgrammar.GrammarMatcher, vocab_size: int, eos_ids: Sequence[int]) -> None:
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+        self._eos_ids = tuple(eos_ids)
+        self._num_after_end = 0
+        self._words = np.empty((1, -(-vocab_size // 32)), np.int32)
+
+    @property
+    def is_terminated(self) -> bool:
+        """True once the end-of-sequence token was accepted."""
+        return bool(self._matcher.is_terminated())
+
+    @property
+    def is_completed(self) -> bool:
+        """True while the text so far is a whole answer: the end may come, if nothing longer does."""
+        return bool(self._matcher.is_completed())
+
+    def allowed(self) -> torch.Tensor:
+        """Return which tokens may come next. Shapes: [V] bool; none at a dead end."""
+        if self.is_terminated:
+            mask = torch.zeros(self._vocab_size, dtype=torch.bool)
+            mask[list(self._eos_ids)] = True
+            return mask
+        self._matcher.fill_next_token_bitmask(self._words)
+        bits = np.unpackbits(self._words.view(np.uint8)[0], bitorder="little")[: self._vocab_size]
+        return torch.from_numpy(bits.view(np.bool_))
+
+    def accept(self, token_id: int) -> bool:
+        """Move over one token; False, and no move, if the grammar does not allow it."""
+        if not self.is_terminated:
+            return bool(self._matcher.accept_token(token_id))
+        if token_id not in self._eos_ids:
+            return False
+        self._num_after_end += 1
+        return True
+
+    def replay(self, token_ids: Iterable[int]) -> bool:
+        """Move over tokens generated earlier; False at the first that is not allowed."""
+        return all(self.accept(token_id) for token_id in token_ids)
+
+    def rollback(self, num_tokens: int) -> None:
+        """Take back the last tokens accepted."""
+        extra = min(num_tokens, self._num_after_end)
+        self._num_after_end -= extra
+        if num_tokens > extra:
+            self._matcher.rollback(num_tokens - extra)

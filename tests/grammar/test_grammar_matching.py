@@ -1,0 +1,156 @@
+"""Every kind of constraint admits what it should and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsv4_backend.errors import ConstraintError
+from dsv4_backend.grammar import GrammarCompiler, Matcher
+from dsv4_backend.records import Constraint, ConstraintKind, SamplingParams, SequenceStart
+from dsv4_backend.sampling import Choosing, SequenceSampling, sample
+from dsv4_backend.text import TextEncoder, Vocabulary, join_bytes
+
+EOS, VOCAB_SIZE = 1, 1056  # the head is wider than the vocabulary, as padded checkpoints are
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "count": {"type": "integer"}, "tags": {"type": "array"}},
+    "required": ["name"],
+}
+
+
+@pytest.fixture(scope="module")
+def vocab(tokenizer_path: Path) -> Vocabulary:
+    return Vocabulary.load(tokenizer_path)
+
+
+@pytest.fixture(scope="module")
+def encoder(tokenizer_path: Path) -> TextEncoder:
+    return TextEncoder(tokenizer_path)
+
+
+@pytest.fixture(scope="module")
+def compiler(vocab: Vocabulary) -> GrammarCompiler:
+    return GrammarCompiler(vocab, VOCAB_SIZE, [EOS])
+
+
+def schema_constraint(schema: object) -> Constraint:
+    return Constraint(kind=ConstraintKind.JSON_SCHEMA, value=json.dumps(schema))
+
+
+def walk(matcher: Matcher, token_ids: tuple[int, ...]) -> bool:
+    """Move over tokens, checking that the mask and `accept` agree on each."""
+    for token_id in token_ids:
+        is_allowed = bool(matcher.allowed()[token_id])
+        assert matcher.accept(token_id) == is_allowed
+        if not is_allowed:
+            return False
+    return True
+
+
+CASES = [
+    (Constraint(kind=ConstraintKind.JSON_OBJECT), '{"a": [1, null]}', "[1]"),
+    (schema_constraint(SCHEMA), '{"name": "x", "count": 3}', '{"count": 3}'),
+    (schema_constraint(SCHEMA), '{"name": "x", "tags": [1, "y"]}', '{"name": 5}'),
+    (Constraint(kind=ConstraintKind.REGEX, value=r"[a-c]+\d{2}"), "abc42", "abd42"),
+    (Constraint(kind=ConstraintKind.GRAMMAR, value='root ::= "yes" | "no" "!"?'), "no!", "maybe"),
+    (
+        Constraint(
+            kind=ConstraintKind.STRUCTURAL_TAG,
+            value=json.dumps({"type": "structural_tag", "format": {"type": "const_string", "value": "<think>"}}),
+        ),
+        "<think>",
+        "think",
+    ),
+]
+
+
+@pytest.mark.parametrize(("constraint", "good", "bad"), CASES, ids=[case[0].kind.value for case in CASES])
+def test_an_answer_is_matched_and_another_is_not(
+    compiler: GrammarCompiler, encoder: TextEncoder, constraint: Constraint, good: str, bad: str
+) -> None:
+    matcher = compiler.matcher(constraint)
+    assert walk(matcher, encoder.encode_bare(good)) and matcher.is_completed
+    matcher = compiler.matcher(constraint)
+    assert not (walk(matcher, encoder.encode_bare(bad)) and matcher.is_completed)
+
+
+def test_the_end_is_allowed_only_when_the_answer_is_whole(compiler: GrammarCompiler, encoder: TextEncoder) -> None:
+    matcher = compiler.matcher(Constraint(kind=ConstraintKind.REGEX, value="ab"))
+    assert not matcher.allowed()[EOS]
+    matcher.replay(encoder.encode_bare("ab"))
+    assert matcher.allowed().nonzero().flatten().tolist() == [EOS]
+
+
+def test_after_the_end_only_the_end_is_allowed(compiler: GrammarCompiler, encoder: TextEncoder) -> None:
+    matcher = compiler.matcher(Constraint(kind=ConstraintKind.REGEX, value="ab"))
+    matcher.replay((*encoder.encode_bare("ab"), EOS, EOS))
+    assert matcher.is_terminated
+    assert matcher.allowed().nonzero().flatten().tolist() == [EOS]
+    assert not matcher.accept(5)
+
+
+def test_turn_tokens_are_never_allowed(compiler: GrammarCompiler, vocab: Vocabulary) -> None:
+    free = json.dumps({"type": "structural_tag", "format": {"type": "any_text"}})
+    allowed = compiler.matcher(Constraint(kind=ConstraintKind.STRUCTURAL_TAG, value=free)).allowed()
+    banned = {token_id for token_id in vocab.special_ids if not allowed[token_id]}
+    assert vocab.special_ids - banned == {EOS, vocab.think_open_id, vocab.think_close_id, 1015}
+    assert not allowed[vocab.size :].any()
+
+
+@given(cut=st.integers(0, 30), again=st.integers(0, 30))
+def test_rollback_restores_the_mask(compiler: GrammarCompiler, encoder: TextEncoder, cut: int, again: int) -> None:
+    token_ids = (*encoder.encode_bare('{"name": "some words", "count": 12}'), EOS, EOS)
+    first, second = sorted((min(cut, len(token_ids)), min(again, len(token_ids))))
+    matcher, straight = (compiler.matcher(schema_constraint(SCHEMA)) for _ in range(2))
+    assert matcher.replay(token_ids[:second]) and straight.replay(token_ids[:first])
+    matcher.rollback(second - first)
+    assert torch.equal(matcher.allowed(), straight.allowed())
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32))
+def test_a_model_of_noise_writes_a_valid_object(compiler: GrammarCompiler, vocab: Vocabulary, seed: int) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"kind": {"enum": ["a", "b"]}, "size": {"type": "integer", "minimum": 0, "maximum": 99}},
+        "required": ["kind", "size"],
+    }
+    matcher = compiler.matcher(schema_constraint(schema))
+    start = SequenceStart(
+        sequence_id=1, token_ids=(0,), num_prompt_tokens=1, sampling=SamplingParams(seed=seed), min_tokens=0
+    )
+    state, noise = SequenceSampling(start, VOCAB_SIZE, [EOS]), torch.Generator().manual_seed(seed)
+    token_ids: list[int] = []
+    while not matcher.is_terminated and len(token_ids) < 200:
+        choice = sample(torch.randn(1, VOCAB_SIZE, generator=noise), [Choosing(state=state, allowed=matcher.allowed())])
+        assert matcher.accept(choice[0].token_id)
+        state.append(choice[0].token_id)
+        token_ids.append(choice[0].token_id)
+    if matcher.is_terminated:
+        answer = json.loads(join_bytes(vocab, token_ids[:-1]))
+        assert answer["kind"] in ("a", "b") and 0 <= answer["size"] <= 99
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "reason"),
+    [
+        (ConstraintKind.REGEX, "a(?=b)", "Lookahead"),
+        (ConstraintKind.REGEX, "[", "Unclosed"),
+        (ConstraintKind.GRAMMAR, "root ::= missing", '"missing" is not defined'),
+        (ConstraintKind.JSON_SCHEMA, '{"type": "banana"}', "banana"),
+        (ConstraintKind.JSON_SCHEMA, '{"type": "array", "uniqueItems": true}', r"at \$: uniqueItems"),
+        (ConstraintKind.STRUCTURAL_TAG, '{"format": {"type": "banana"}}', "banana"),
+    ],
+)
+def test_what_cannot_be_compiled_says_why(
+    compiler: GrammarCompiler, kind: ConstraintKind, value: str, reason: str
+) -> None:
+    with pytest.raises(ConstraintError, match=reason) as caught:
+        compiler.matcher(Constraint(kind=kind, value=value))
+    assert ".cc" not in str(caught.value)
