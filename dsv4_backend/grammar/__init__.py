@@ -1,6 +1,6 @@
 """Output constraints on the compute side, through xgrammar."""
 
 from dsv4_backend.grammar.compile import GrammarCompiler
-from dsv4_backend.grammar.matcher import Matcher
+from dsv4_backend.grammar.matcher import GrammarMatcher
 
-__all__ = ["GrammarCompiler", "Matcher"]
+__all__ = ["GrammarCompiler", "GrammarMatcher"]

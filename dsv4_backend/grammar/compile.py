@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import xgrammar
 
+from dsv4_backend.config import ModelConfig
 from dsv4_backend.errors import ConstraintError
-from dsv4_backend.grammar.matcher import Matcher
+from dsv4_backend.grammar.matcher import GrammarMatcher
 from dsv4_backend.records import Constraint, ConstraintKind
 from dsv4_backend.text.constraint import check_constraint, spell_out
 from dsv4_backend.text.vocab import THINK_CLOSE, THINK_OPEN, Vocabulary
@@ -33,7 +35,12 @@ class GrammarCompiler:
         )
         self._compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_limit_bytes=CACHE_BYTES)
 
-    def matcher(self, constraint: Constraint) -> Matcher:
+    @classmethod
+    def load(cls, checkpoint: Path, config: ModelConfig) -> GrammarCompiler:
+        """Make the compiler of a checkpoint. Raises: ConfigError if its tokenizer.json cannot be used."""
+        return cls(Vocabulary.load(checkpoint), config.vocab_size, config.eos_token_ids)
+
+    def matcher(self, constraint: Constraint) -> GrammarMatcher:
         """Return a matcher at the beginning of the constraint.
 
         Raises: ConstraintError naming what cannot be compiled.
@@ -45,7 +52,7 @@ class GrammarCompiler:
             raise ConstraintError(
                 f"the {constraint.kind.value} constraint cannot be compiled: {_reason(error)}"
             ) from error
-        return Matcher(xgrammar.GrammarMatcher(compiled), self.vocab_size, self.eos_ids)
+        return GrammarMatcher(xgrammar.GrammarMatcher(compiled), self.vocab_size, self.eos_ids)
 
     def _compile(self, constraint: Constraint) -> xgrammar.CompiledGrammar:
         match constraint.kind:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import xgrammar
 
+from dsv4_backend.errors import ConstraintError
 
-class Matcher:
+
+class GrammarMatcher:
     """The state of one sequence.
 
     Rule: after the end-of-sequence token only that token is allowed, and accepted, for requests that ignore it.
@@ -42,18 +44,12 @@ class Matcher:
         bits = np.unpackbits(self._words.view(np.uint8)[0], bitorder="little")[: self._vocab_size]
         return torch.from_numpy(bits.view(np.bool_))
 
-    def accept(self, token_id: int) -> bool:
-        """Move over one token; False, and no move, if the grammar does not allow it."""
-        if not self.is_terminated:
-            return bool(self._matcher.accept_token(token_id))
-        if token_id not in self._eos_ids:
-            return False
-        self._num_after_end += 1
-        return True
-
-    def replay(self, token_ids: Iterable[int]) -> bool:
-        """Move over tokens generated earlier; False at the first that is not allowed."""
-        return all(self.accept(token_id) for token_id in token_ids)
+    def accept(self, token_id: int) -> None:
+        """Move over one token. Raises: ConstraintError, without a move, if the grammar does not allow it."""
+        if self.is_terminated and token_id in self._eos_ids:
+            self._num_after_end += 1
+        elif not self._matcher.accept_token(token_id):
+            raise ConstraintError(f"token {token_id} was forced or restored but the constraint does not allow it here.")
 
     def rollback(self, num_tokens: int) -> None:
         """Take back the last tokens accepted."""
