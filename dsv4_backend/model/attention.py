@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dsv4_backend.config import LayerKind, ModelConfig
 from dsv4_backend.model.compressor import Compressor
-from dsv4_backend.model.indexer import EntrySelector, Indexer
+from dsv4_backend.model.indexer import EntrySelector, Indexer, visible_entries
 from dsv4_backend.model.numerics import Rounding
 from dsv4_backend.model.rope import Rotation, rotate
 from dsv4_backend.model.step import BlockInputs, StepCache, StepInputs
@@ -93,14 +93,20 @@ class Attention:
     def _choose(
         self, x: Tensor, q_latent: Tensor, step: AttentionStep, blocks: BlockInputs, at_blocks: Rotation
     ) -> Tensor:
-        """Write the index keys that close in this step and let every token choose its entries. Shapes: [T, K]."""
+        """Write the index keys that close in this step; return the entries that each token attends to. Shapes: [T, K].
+
+        Rule: while every sequence has at most top-k entries all of them are taken, and nothing is scored.
+        """
         assert self.indexer is not None
+        inputs = step.inputs
         ring = step.cache.ring(self.layer_id, is_indexer=True)
         keys = step.cache.index_keys(self.layer_id)
         keys[blocks.index_rows] = self.indexer.keys(x, blocks, ring, at_blocks)
+        if inputs.most_entries <= self.config.index_topk:
+            return entry_rows(visible_entries(inputs, inputs.most_entries), inputs)
         query = self.indexer.query(q_latent, step.at_tokens)
-        chosen = step.select(self.layer_id, query, self.indexer.head_weights(x), keys, step.inputs)
-        return entry_rows(chosen, step.inputs)
+        chosen = step.select(self.layer_id, query, self.indexer.head_weights(x), keys, inputs)
+        return entry_rows(chosen, inputs)
 
     def _output(self, mixed: Tensor) -> Tensor:
         """Project groups of heads down, then all groups together. Shapes: mixed [T, H, c]; returns [T, d]."""
@@ -110,11 +116,7 @@ class Attention:
 
 
 def entry_rows(chosen: Tensor, inputs: StepInputs) -> Tensor:
-    """Turn entry numbers into rows of the entry cache, each by its sequence's table. Shapes: chosen [T, K], -1 none."""
-    rows = torch.full_like(chosen, -1)
-    for table in inputs.csa_tables:
-        if table.entry_rows.shape[0]:
-            tokens = slice(table.first_token, table.first_token + table.num_tokens)
-            numbers = chosen[tokens]
-            rows[tokens] = torch.where(numbers >= 0, table.entry_rows[numbers.clamp(min=0)], -1)
-    return rows
+    """Turn entry numbers into rows of the entry cache. Shapes: chosen [T, K], -1 for none, returned alike."""
+    is_entry = chosen >= 0
+    numbers = torch.where(is_entry, inputs.first_entries[:, None] + chosen, 0)
+    return torch.where(is_entry, inputs.csa_rows[numbers], -1)

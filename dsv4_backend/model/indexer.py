@@ -20,7 +20,10 @@ from dsv4_backend.model.weights import IndexerWeights
 
 
 class EntrySelector(Protocol):
-    """Chooses entries by number. A test may hand in one that repeats another implementation's choice."""
+    """Chooses entries by number. A test may hand in one that repeats another implementation's choice.
+
+    Rule: it is asked only where a sequence has more entries than a token may choose.
+    """
 
     def __call__(self, layer_id: int, query: Tensor, head_weights: Tensor, keys: Tensor, inputs: StepInputs) -> Tensor:
         """Return entry numbers, -1 for none.
@@ -37,17 +40,21 @@ class TopEntries:
         self.num_chosen = num_chosen
 
     def __call__(self, layer_id: int, query: Tensor, head_weights: Tensor, keys: Tensor, inputs: StepInputs) -> Tensor:
-        """Score the visible entries of each token's sequence and keep the best."""
-        most = max((table.index_rows.shape[0] for table in inputs.csa_tables), default=0)
-        chosen = torch.full((query.shape[0], min(self.num_chosen, most)), -1, dtype=torch.int64)
+        """Score the visible entries of long sequences and keep the best; short ones keep all that is visible."""
+        chosen = visible_entries(inputs, min(self.num_chosen, inputs.most_entries))
         for table in inputs.csa_tables:
-            k = min(self.num_chosen, table.index_rows.shape[0])
-            if k:
-                tokens = slice(table.first_token, table.first_token + table.num_tokens)
-                chosen[tokens, :k] = self.ops.index_select(
-                    query[tokens], head_weights[tokens], keys, table.index_rows, inputs.num_visible[tokens], k
-                ).to(torch.int64)
+            if table.index_rows.shape[0] > self.num_chosen:
+                tokens, rows = table.tokens, table.index_rows
+                chosen[tokens] = self.ops.index_select(
+                    query[tokens], head_weights[tokens], keys, rows, inputs.num_visible[tokens], self.num_chosen
+                )
         return chosen
+
+
+def visible_entries(inputs: StepInputs, most: int) -> Tensor:
+    """Return the entries that each token may see, up to `most` of them. Shapes: [T, most] int64, -1 for none."""
+    numbers = torch.arange(most)
+    return torch.where(numbers < inputs.num_visible[:, None], numbers, -1)
 
 
 class Indexer:

@@ -38,14 +38,12 @@ class BlockInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryTable:
-    """The CSA entries of one sequence and the tokens of this step that choose among them.
+    """The index keys of one sequence, and the tokens of this step that choose among them.
 
-    Shapes: entry_rows and index_rows [C]: row of entry i in the `csa` and in the `index` cache.
+    Shapes: index_rows [C], the row of each entry in the `index` cache.
     """
 
-    first_token: int
-    num_tokens: int
-    entry_rows: Tensor
+    tokens: slice
     index_rows: Tensor
 
 
@@ -53,9 +51,10 @@ class EntryTable:
 class StepInputs:
     """One step on one rank. There is at least one token.
 
-    Shapes: token_ids, positions, window_write_rows [T]; window_rows [T, W]; num_visible [T]; hca_rows [T, C];
-            logit_tokens [L].
-    Rule:   num_visible counts the CSA entries that a token may see: (position + 1) // ratio.
+    Shapes: token_ids, positions, window_write_rows, first_entries, num_visible [T]; window_rows [T, W]; csa_rows [C],
+            the CSA entries of all sequences one after the other; hca_rows [T, C']; logit_tokens [L].
+    Rule:   a window ends with the token itself.
+            a token sees the CSA entries 0 ... num_visible-1 of its sequence; entry i is csa_rows[first_entries + i].
             logit_tokens are the tokens whose logits are wanted; logit_spans gives each plan row its [begin, end) of L.
     """
 
@@ -65,11 +64,18 @@ class StepInputs:
     window_rows: Tensor
     csa: BlockInputs | None
     csa_tables: tuple[EntryTable, ...]
+    csa_rows: Tensor
+    first_entries: Tensor
     num_visible: Tensor
     hca: BlockInputs | None
     hca_rows: Tensor
     logit_tokens: Tensor
     logit_spans: tuple[tuple[int, int], ...]
+
+    @property
+    def most_entries(self) -> int:
+        """CSA entries of the longest sequence."""
+        return max((table.index_rows.shape[0] for table in self.csa_tables), default=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,62 +5,82 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dsv4_backend.kv.layout import STATE, CacheLayout
+from dsv4_backend.kv.layout import CacheLayout
 from dsv4_backend.records import PageGrant, StepPlan
 
 Rows = npt.NDArray[np.int64]
 
-
-class SequencePages:
-    """Pages of one sequence, by kind; blocks without a page read as -1."""
-
-    def __init__(self, layout: CacheLayout) -> None:
-        self._rows_per_page = {kind.name: kind.rows_per_page for kind in layout.kinds}
-        self._pages: dict[str, Rows] = {name: np.full(1, -1, np.int64) for name in self._rows_per_page}
-
-    def grant(self, grant: PageGrant) -> None:
-        """Record pages for blocks first_block, first_block + 1, …"""
-        end = grant.first_block + len(grant.page_ids)
-        pages = self._pages[grant.kind]
-        if end > len(pages):
-            grown = np.full(max(end, 2 * len(pages)), -1, np.int64)
-            grown[: len(pages)] = pages
-            pages = self._pages[grant.kind] = grown
-        pages[grant.first_block : end] = grant.page_ids
-
-    def slot(self) -> int:
-        """Return the slot of the sequence's compressor rings."""
-        return int(self._pages[STATE][0])
-
-    def rows(self, kind: str, entries: Rows) -> Rows:
-        """Return the cache rows of entries by number (of tokens, where the kind has a row per token)."""
-        rows_per_page = self._rows_per_page[kind]
-        rows: Rows = self._pages[kind][entries // rows_per_page] * rows_per_page + entries % rows_per_page
-        return rows
+NO_PAGE = -1
 
 
 class PageTables:
-    """Page tables of every sequence that this rank runs."""
+    """One table per cache kind, with a line per sequence and a column per block of 128 tokens.
+
+    Lines and columns double when they run out; the line of a finished sequence is used again.
+    """
 
     def __init__(self, layout: CacheLayout) -> None:
-        self.layout = layout
-        self._sequences: dict[int, SequencePages] = {}
-
-    def apply(self, plan: StepPlan) -> None:
-        """Forget finished sequences, begin new ones with empty tables, and record the grants of every row."""
-        for sequence_id in plan.finished:
-            self._sequences.pop(sequence_id, None)
-        for start in plan.starts:
-            self._sequences[start.sequence_id] = SequencePages(self.layout)
-        for row in plan.rows:
-            for grant in row.grants:
-                self._sequences[row.sequence_id].grant(grant)
-
-    def pages(self, sequence_id: int) -> SequencePages:
-        """Return the table of a started sequence."""
-        return self._sequences[sequence_id]
+        self._rows_per_page = {kind.name: kind.rows_per_page for kind in layout.kinds}
+        self._pages: dict[str, Rows] = {name: np.full((1, 1), NO_PAGE, np.int64) for name in self._rows_per_page}
+        self._lines: dict[int, int] = {}
+        self._free_lines: list[int] = []
 
     @property
     def num_sequences(self) -> int:
-        """Sequences with a table."""
-        return len(self._sequences)
+        """Sequences with a line."""
+        return len(self._lines)
+
+    def apply(self, plan: StepPlan) -> None:
+        """Forget finished sequences, begin new ones with empty lines, and record the grants of every row."""
+        for sequence_id in plan.finished:
+            self._forget(sequence_id)
+        for start in plan.starts:
+            self._forget(start.sequence_id)
+            self._begin(start.sequence_id)
+        for row in plan.rows:
+            for grant in row.grants:
+                self._grant(self._lines[row.sequence_id], grant)
+
+    def lines(self, sequence_ids: list[int]) -> Rows:
+        """Return the lines of started sequences."""
+        return np.array([self._lines[sequence_id] for sequence_id in sequence_ids], np.int64)
+
+    def rows(self, kind: str, lines: Rows, entries: Rows) -> Rows:
+        """Return the cache rows of entries by number; a kind with a row per token numbers by position.
+
+        Shapes: lines and entries broadcast against each other.
+        """
+        rows_per_page = self._rows_per_page[kind]
+        rows: Rows = self._pages[kind][lines, entries // rows_per_page] * rows_per_page + entries % rows_per_page
+        return rows
+
+    def _forget(self, sequence_id: int) -> None:
+        line = self._lines.pop(sequence_id, None)
+        if line is not None:
+            self._free_lines.append(line)
+
+    def _begin(self, sequence_id: int) -> None:
+        line = self._free_lines.pop() if self._free_lines else len(self._lines)
+        self._lines[sequence_id] = line
+        for kind in self._pages:
+            self._reach(kind, line + 1, 1)[line] = NO_PAGE
+
+    def _grant(self, line: int, grant: PageGrant) -> None:
+        end = grant.first_block + len(grant.page_ids)
+        self._reach(grant.kind, 1, end)[line, grant.first_block : end] = grant.page_ids
+
+    def _reach(self, kind: str, num_lines: int, num_blocks: int) -> Rows:
+        """Return the kind's table, grown to at least that many lines and blocks."""
+        table = self._pages[kind]
+        lines, blocks = table.shape
+        if num_lines > lines or num_blocks > blocks:
+            shape = (_enough(num_lines, lines), _enough(num_blocks, blocks))
+            grown = np.full(shape, NO_PAGE, np.int64)
+            grown[:lines, :blocks] = table
+            table = self._pages[kind] = grown
+        return table
+
+
+def _enough(wanted: int, held: int) -> int:
+    """At least `wanted`; at least double where it must grow."""
+    return held if wanted <= held else max(wanted, 2 * held)

@@ -128,14 +128,13 @@ def test_a_token_is_written_where_its_window_ends() -> None:
     assert inputs.window_write_rows.tolist() == inputs.window_rows[:, -1].tolist()
 
 
-def test_entry_tables_cover_every_closed_block_of_each_sequence() -> None:
+def test_entries_of_each_sequence_cover_every_closed_block() -> None:
     rig = Rig()
     rig.build([(1, 130)])
     inputs = rig.build([(2, 9), (1, 3)])
-    table = inputs.csa_tables[1]
-    assert (table.first_token, table.num_tokens) == (9, 3)
-    assert table.entry_rows.tolist() == [rig.row(1, "csa", i) for i in range(33)]
-    assert table.index_rows.tolist() == [rig.row(1, "index", i) for i in range(33)]
+    assert inputs.csa_tables[1].tokens == slice(9, 12)
+    assert inputs.csa_tables[1].index_rows.tolist() == [rig.row(1, "index", i) for i in range(33)]
+    assert inputs.csa_rows[int(inputs.first_entries[9]) :].tolist() == [rig.row(1, "csa", i) for i in range(33)]
 
 
 def test_rows_that_are_sampled_give_one_logit_and_the_others_none() -> None:
