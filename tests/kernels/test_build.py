@@ -13,6 +13,7 @@ from dsv4_kernels.build import build
 from dsv4_kernels.cpu.library import load
 from dsv4_kernels.dispatch import OPERATORS, Needs, bind, choose, describe
 from dsv4_kernels.errors import BindError, BuildError
+from dsv4_kernels.tensors import LinearWeight
 
 SOURCE = 'extern "C" int answer() { return 42; }\n'
 
@@ -106,6 +107,8 @@ def test_older_instruction_sets_compute_the_same_operators(flags: str, tmp_path:
     )
     got = old.sparse_attention(query, cache, rows, None, None, sink, 0.1)
     torch.testing.assert_close(got, reference.sparse_attention(query, cache, rows, None, None, sink, 0.1))
+    weight = LinearWeight(dense=torch.randn(9, 100))
+    assert torch.equal(old.linear(values[:, 3], weight)[1:2], old.linear(values[1:2, 3], weight))
     assert torch.equal(old.fp8_round_trip(values, 64), reference.fp8_round_trip(values, 64))
 
 
@@ -122,7 +125,7 @@ def test_every_operator_is_served_and_described(target: str):
 
 
 def test_an_unknown_target_is_refused_with_the_known_ones():
-    with pytest.raises(BindError, match="'tpu'.*cpu, reference"):
+    with pytest.raises(BindError, match=r"'tpu'.*cpu, reference"):
         bind("tpu")
 
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #if defined(__AVX__)
 #include <immintrin.h>
 #endif
@@ -17,7 +18,6 @@ constexpr long WIDTH = 16;
 typedef float f16 __attribute__((vector_size(64)));
 typedef int32_t i16 __attribute__((vector_size(64)));
 typedef float f8 __attribute__((vector_size(32)));
-typedef float f4 __attribute__((vector_size(16)));
 
 static inline f16 splat(float v) { return f16{v, v, v, v, v, v, v, v, v, v, v, v, v, v, v, v}; }
 static inline i16 splat_int(int32_t v) { return i16{v, v, v, v, v, v, v, v, v, v, v, v, v, v, v, v}; }
@@ -69,21 +69,14 @@ static inline f16 fma(f16 a, f16 b, f16 c) {
 static inline f16 max(f16 a, f16 b) { return a < b ? b : a; }
 static inline f16 min(f16 a, f16 b) { return b < a ? b : a; }
 
-// Fixed trees: 16 -> 8 -> 4 -> 2 -> 1, lane i with lane i + half.
+// A fixed tree: 16 -> 8 -> 4 -> 2 -> 1, lane i with lane i + half. Shuffles, because reading parts of a vector through
+// memory would keep the accumulators of dots() there.
 static inline float sum(f16 v) {
-  f8 a, b;
-  memcpy(&a, &v, 32), memcpy(&b, (char*)&v + 32, 32);
-  a += b;
-  f4 c, d;
-  memcpy(&c, &a, 16), memcpy(&d, (char*)&a + 16, 16);
-  c += d;
-  return (c[0] + c[2]) + (c[1] + c[3]);
-}
-
-static inline float maximum(f16 v) {
-  float m = v[0];
-  for (int i = 1; i < WIDTH; i++) m = m < v[i] ? v[i] : m;
-  return m;
+  v += __builtin_shuffle(v, i16{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
+  v += __builtin_shuffle(v, i16{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11});
+  v += __builtin_shuffle(v, i16{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13});
+  v += __builtin_shuffle(v, i16{1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14});
+  return v[0];
 }
 
 // e^x to about one unit in the last place; 0 below -87.3, held at the largest power above 88.3.
@@ -109,24 +102,33 @@ static inline f16 exp(f16 x) {
 
 // M x N dot products of length K: out[m * N + n] = a[m] . b[n]. Lane l of each sums the elements l, l + 16, ... in
 // order, then the tree of sum(). The blocking (M, N) does not enter the value of any of them.
-template <int M, int N> static inline void dots(const float* const* a, const float* const* b, long K, float* out) {
-  f16 acc[M][N];
-  for (int m = 0; m < M; m++)
-    for (int n = 0; n < N; n++) acc[m][n] = splat(0.0f);
+//
+// The folds over I name every accumulator by a constant, and the tail stands in a function of its own: a call inside
+// would make the compiler keep the accumulators in memory during the loop as well.
+__attribute__((noinline, cold)) static void add_tail(const float* const* a, const float* const* b, int N, int count,
+                                                     long k, long K, f16* acc) {
+  for (int i = 0; i < count; i++)
+    acc[i] = fma(load_some(a[i / N] + k, K - k), load_some(b[i % N] + k, K - k), acc[i]);
+}
+
+template <int M, int N, int... I>
+static inline void dots(const float* const* a, const float* const* b, long K, float* out,
+                        std::integer_sequence<int, I...>) {
+  f16 acc[M * N] = {(void(I), splat(0.0f))...};
   long k = 0;
   for (; k + WIDTH <= K; k += WIDTH) {
-    f16 y[N];
-    for (int n = 0; n < N; n++) y[n] = load(b[n] + k);
-    for (int m = 0; m < M; m++) {
-      const f16 x = load(a[m] + k);
-      for (int n = 0; n < N; n++) acc[m][n] = fma(x, y[n], acc[m][n]);
-    }
+    f16 x[M], y[N];
+    ((I < M ? void(x[I % M] = load(a[I % M] + k)) : void()), ...);
+    ((I < N ? void(y[I % N] = load(b[I % N] + k)) : void()), ...);
+    ((acc[I] = fma(x[I / N], y[I % N], acc[I])), ...);
   }
-  if (k < K)
-    for (int m = 0; m < M; m++)
-      for (int n = 0; n < N; n++) acc[m][n] = fma(load_some(a[m] + k, K - k), load_some(b[n] + k, K - k), acc[m][n]);
-  for (int m = 0; m < M; m++)
-    for (int n = 0; n < N; n++) out[m * N + n] = sum(acc[m][n]);
+  f16 kept[M * N] = {acc[I]...};
+  if (k < K) add_tail(a, b, N, M * N, k, K, kept);
+  ((out[I] = sum(kept[I])), ...);
+}
+
+template <int M, int N> static inline void dots(const float* const* a, const float* const* b, long K, float* out) {
+  dots<M, N>(a, b, K, out, std::make_integer_sequence<int, M * N>());
 }
 
 static inline float dot(const float* a, const float* b, long K) {

@@ -8,23 +8,23 @@ from pathlib import Path
 
 from dsv4_kernels.errors import BuildError
 
-# One letter per argument: p pointer, l long, f float, i int. Order as in the .cpp files.
+# One letter per argument: p pointer, l long, f float, i int; blanks part inputs, outputs, sizes and threads.
 SIGNATURES = {
-    "dsv4_linear": "ppplllli",
-    "dsv4_rms_norm": "pppllfi",
-    "dsv4_rope_rotate": "ppppllli",
-    "dsv4_fp8_round_trip": "pplll" + "i",
-    "dsv4_fp4_round_trip": "pplll" + "i",
-    "dsv4_hadamard": "ppllfi",
-    "dsv4_compress_pool": "ppplll" + "i",
-    "dsv4_hyper_maps": "ppppppp" + "lllff" + "li",
-    "dsv4_hyper_collapse": "ppplll" + "i",
-    "dsv4_hyper_mix": "ppppplll" + "i",
-    "dsv4_hyper_head": "ppppp" + "lllff" + "i",
-    "dsv4_route": "ppppplllf",
-    "dsv4_moe": "pppp" + "pp" + "pppp" + "lllll" + "fii",
-    "dsv4_index_select": "pppppp" + "llllll" + "i",
-    "dsv4_sparse_attention": "ppppppp" + "lllllll" + "fi",
+    "dsv4_linear": "ppp llll i",
+    "dsv4_rms_norm": "ppp llf i",
+    "dsv4_rope_rotate": "pppp lll i",
+    "dsv4_fp8_round_trip": "pp lll i",
+    "dsv4_fp4_round_trip": "pp lll i",
+    "dsv4_hadamard": "pp llf i",
+    "dsv4_compress_pool": "ppp lll i",
+    "dsv4_hyper_maps": "pppp ppp lll ffl i",
+    "dsv4_hyper_collapse": "ppp lll i",
+    "dsv4_hyper_mix": "pppp p lll i",
+    "dsv4_hyper_head": "pppp p lll ff i",
+    "dsv4_route": "ppp pp lllf i",
+    "dsv4_moe": "pppp pp pppp lllll fi i",
+    "dsv4_index_select": "ppppp p llllll i",
+    "dsv4_sparse_attention": "pppppp p lllllll f i",
 }
 TYPES = {"p": c_void_p, "l": c_long, "f": c_float, "i": c_int}
 WITH_STATUS = ("dsv4_route", "dsv4_moe", "dsv4_index_select", "dsv4_sparse_attention")
@@ -39,7 +39,7 @@ def load(path: Path) -> ctypes.CDLL:
         library = ctypes.CDLL(str(path))
         for name, letters in SIGNATURES.items():
             function = getattr(library, name)
-            function.argtypes = [TYPES[letter] for letter in letters]
+            function.argtypes = [TYPES[letter] for letter in letters.replace(" ", "")]
             function.restype = c_int if name in WITH_STATUS else None
     except (OSError, AttributeError) as error:
         raise BuildError(f"cannot load {path}: {error}. Remove it and run python -m dsv4_kernels.build.") from error

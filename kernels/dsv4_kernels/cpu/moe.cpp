@@ -11,6 +11,7 @@ float score(float logit) {
 }
 
 constexpr long TILE_ROWS = 64, TILE_COLUMNS = 32, ROUND_GROUP = 128;
+constexpr long ROUTE_WORK = 4096;  // scores: an exponential and a logarithm each
 
 struct Task {
   long expert, first_slot, num_slots, first_column;
@@ -61,22 +62,24 @@ f16 gate(f16 a, f16 b, float limit, float weight) {
 
 // Returns 0, or 1 if a fixed id is no expert.
 API int dsv4_route(const float* logits, const float* bias, const int64_t* fixed, int64_t* ids, float* weights, long T,
-                   long E, long K, float scale) {
-  std::vector<float> scores(E);
-  std::vector<long> order(E);
-  for (long t = 0; t < T; t++) {
-    for (long e = 0; e < E; e++) scores[e] = score(logits[t * E + e]), order[e] = e;
-    auto rank = [&](long e) { return bias ? scores[e] + bias[e] : scores[e]; };
-    auto better = [&](long a, long b) { return rank(a) > rank(b) || (rank(a) == rank(b) && a < b); };
-    if (!fixed) std::partial_sort(order.begin(), order.begin() + K, order.end(), better);
-    float total = 0.0f;
-    for (long k = 0; k < K; k++) {
-      const long e = fixed ? fixed[t * K + k] : order[k];
-      if (e < 0 || e >= E) return 1;
-      ids[t * K + k] = e;
-      total += weights[t * K + k] = scores[e];
+                   long E, long K, float scale, int threads) {
+  for (long i = 0; fixed && i < T * K; i++)
+    if (fixed[i] < 0 || fixed[i] >= E) return 1;
+#pragma omp parallel num_threads(threads) if (T * E > ROUTE_WORK)
+  {
+    std::vector<float> scores(E);
+    std::vector<int64_t> order(E);
+    auto rank = [&](int64_t e) { return bias ? scores[e] + bias[e] : scores[e]; };
+    auto better = [&](int64_t a, int64_t b) { return rank(a) > rank(b) || (rank(a) == rank(b) && a < b); };
+#pragma omp for schedule(static)
+    for (long t = 0; t < T; t++) {
+      for (long e = 0; e < E; e++) scores[e] = score(logits[t * E + e]), order[e] = e;
+      if (!fixed) std::partial_sort(order.begin(), order.begin() + K, order.end(), better);
+      std::copy_n(fixed ? fixed + t * K : order.data(), K, ids + t * K);
+      float total = 0.0f;
+      for (long k = 0; k < K; k++) total += weights[t * K + k] = scores[ids[t * K + k]];
+      for (long k = 0; k < K; k++) weights[t * K + k] = weights[t * K + k] / (total + 1e-20f) * scale;
     }
-    for (long k = 0; k < K; k++) weights[t * K + k] = weights[t * K + k] / (total + 1e-20f) * scale;
   }
   return 0;
 }

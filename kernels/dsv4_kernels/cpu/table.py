@@ -184,7 +184,8 @@ class CpuOps:
         ids, weights = torch.empty(tokens, k, dtype=torch.int64), torch.empty(tokens, k)
         optional = (None if bias is None else bias.data_ptr(), None if fixed_ids is None else fixed_ids.data_ptr())
         outputs = (ids.data_ptr(), weights.data_ptr())
-        failed = self._c.dsv4_route(logits.data_ptr(), *optional, *outputs, tokens, num_experts, k, scale)
+        dims = (tokens, num_experts, k, scale, torch.get_num_threads())
+        failed = self._c.dsv4_route(logits.data_ptr(), *optional, *outputs, *dims)
         require(not failed, f"fixed_ids name an expert outside 0..{num_experts - 1}.")
         return ids, weights
 
