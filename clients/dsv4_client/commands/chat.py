@@ -122,12 +122,14 @@ class Chat:
                         break
                     parts.extend(self._show(splitter.push(event.text)))
             except KeyboardInterrupt:
-                self._screen.note("[stopped]")
+                self._stopped()
         parts.extend(self._show(splitter.finish()))
-        self._conversation.add(message, "".join(parts))
+        is_good = final is None or not final.error
+        if is_good:
+            self._conversation.add(message, "".join(parts))
         if final is not None:
             self._close_answer(final, watch)
-        return final is None or not final.error
+        return is_good
 
     def _show(self, pieces: Iterator[Piece]) -> Iterator[str]:
         """Write pieces and yield those of the answer itself."""
@@ -140,6 +142,12 @@ class Chat:
                 self._screen.text(piece.text)
             if not piece.is_thinking:
                 yield piece.text
+
+    def _stopped(self) -> None:
+        if self._is_json:
+            self._write_json({"type": "note", "text": "stopped"})
+        else:
+            self._screen.note("[stopped]")
 
     def _close_answer(self, final: Final, watch: Stopwatch) -> None:
         if self._is_json:
