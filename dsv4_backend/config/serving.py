@@ -11,6 +11,9 @@ from dsv4_backend.config.fields import nearest_name
 from dsv4_backend.config.model import PAGE_TOKENS
 from dsv4_backend.errors import ConfigError
 
+# A file beside the model repository that ends every running request: how the launcher says that its drain limit passed.
+END_MARKER = "end-requests"
+
 
 class ExecutorKind(str, Enum):
     """RANKS runs the model in child processes. ZERO repeats the prompt: it measures the server without a model."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from dsv4_backend.config import END_MARKER
 from dsv4_backend.errors import ConfigError, LaunchError
 from dsv4_backend.launcher.control import Control
 from dsv4_backend.launcher.installation import Installation, find_installation
@@ -24,8 +25,6 @@ from dsv4_backend.launcher.repository import write_run_directory
 
 POLL_S = 0.05
 SHARED_MEMORY = Path("/dev/shm")
-EVERY_REQUEST = "*"  # the id that means all running requests in a `stop`
-END_GRACE_S = 5.0
 CONFIGURED_MODELS = ("dsv4_runtime", "dsv4_tokenizer", "dsv4_detokenizer")
 
 
@@ -36,13 +35,12 @@ class ServerOptions:
     Units: ports 0 = any free one; *_s in seconds.
     Rule:  settings go as string parameters into the configs of `configured_models`. `models` are loaded at the start
            (an ensemble pulls its steps) and unloaded first when draining; "*" loads everything.
-           `runtime` is the model that ends all its requests when asked to at the drain limit; empty for none.
+           At the drain limit the runtime ends its requests, for which it has end_grace_s.
     """
 
     repository: Path
     models: tuple[str, ...] = ("dsv4",)
     configured_models: tuple[str, ...] = CONFIGURED_MODELS
-    runtime: str = "dsv4_runtime"
     settings: Mapping[str, str] = field(default_factory=dict)
     host: str = "127.0.0.1"
     http_port: int = 0
@@ -51,6 +49,7 @@ class ServerOptions:
     installation: Installation | None = None
     drain_timeout_s: float = 30.0
     exit_timeout_s: float = 20.0
+    end_grace_s: float = 5.0
     arguments: tuple[str, ...] = ()
 
 
@@ -234,10 +233,10 @@ class Server:
         index = self.control.index()
         served = [model for model in self.options.models if model in index] or list(index)
         if not self._unload(served, lambda: time.monotonic() > deadline or should_hurry()) and self._end_requests():
-            ended = time.monotonic() + END_GRACE_S
+            ended = time.monotonic() + self.options.end_grace_s
             self._unload(served, lambda: time.monotonic() > ended)
         steps = [model for model, state in self.control.index().items() if model not in served and state == "READY"]
-        grace = time.monotonic() + END_GRACE_S
+        grace = time.monotonic() + self.options.end_grace_s
         self._unload(steps, lambda: time.monotonic() > max(deadline, grace) or should_hurry())
 
     def _unload(self, models: list[str], must_go_on: Callable[[], bool]) -> bool:
@@ -254,9 +253,10 @@ class Server:
         return True
 
     def _end_requests(self) -> bool:
-        """Ask the runtime to end what still runs, so that every client gets a finish reason and a final response."""
-        runtime, stop = self.options.runtime, {"id": EVERY_REQUEST, "stop": True}
-        return bool(runtime) and self.control.generate(runtime, stop)[0] == 200
+        """Tell the runtime to end what still runs, so that every client gets a finish reason and a final response."""
+        if self.run_directory:
+            (self.run_directory / END_MARKER).touch()
+        return self.run_directory is not None
 
     def _stop(self, process: ChildProcess) -> int:
         if process.poll() is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dsv4_backend.assemble import build_chat_encoder, build_engine, build_text_encoder, load_vocabulary
-from dsv4_backend.config import load_model_config
+from dsv4_backend.config import END_MARKER, load_model_config
 from dsv4_backend.server.codec import Array
 from dsv4_backend.server.detokenizer import make_text
 from dsv4_backend.server.metrics import TritonMetrics
@@ -60,17 +60,25 @@ class RuntimeModel:
         """Load the weights and begin to serve; the server is not ready before."""
         _log_to_stderr()
         self._config = read_settings(args)
-        metrics = TritonMetrics(TritonMetricWriter())
-        engine = build_engine(self._config, metrics)
-        responder = Responder(engine.cancel, metrics.flush)
-        self._runtime = Runtime(engine, responder, vocab_size=engine.limits.vocab_size)
+        self._metrics = TritonMetrics(TritonMetricWriter())
+        self._end_marker = Path(args["model_repository"]).resolve().parents[1] / END_MARKER
+        engine = build_engine(self._config, self._metrics)
+        self._responder = Responder(engine.cancel, self._poll)
+        self._runtime = Runtime(engine, self._responder, vocab_size=engine.limits.vocab_size)
         engine.start()
-        responder.start()
+        self._responder.start()
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Hand every request to the engine and return."""
         for request in requests:
             self._runtime.handle(read_incoming(request))
+
+    def _poll(self) -> None:
+        """On the sender thread, every few hundredths of a second."""
+        self._metrics.flush()
+        if self._end_marker.exists():  # the launcher's drain limit has passed
+            self._end_marker.unlink(missing_ok=True)
+            self._responder.end_all()
 
     def finalize(self) -> None:
         """Let running requests finish, then stop everything."""

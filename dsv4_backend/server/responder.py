@@ -126,6 +126,13 @@ class Responder:
                 self._ready.append(stream)
                 self._changed.notify()
 
+    def end_all(self) -> None:
+        """Ask the engine to end every open stream; each still gets its final response."""
+        with self._changed:
+            streams = list(self._streams.values())
+        for stream in streams:
+            self._cancel_quietly(stream)
+
     def close(self) -> None:
         """Send what is pending, end what the engine left open, and join the thread."""
         with self._changed:

@@ -20,7 +20,6 @@ def echo_options(**changes: object) -> ServerOptions:
         "repository": REPOSITORY,
         "models": ("echo",),
         "configured_models": ("echo",),
-        "runtime": "",
         "settings": {"prefix": "set"},
         "exit_timeout_s": 6.0,
     }

@@ -45,9 +45,21 @@ def test_draining_refuses_new_requests(make_server: MakeServer) -> None:
         drain.join()
 
 
-def test_a_stream_longer_than_the_drain_limit_is_cut_and_leaves_nothing(make_server: MakeServer) -> None:
-    with make_server(drain_timeout_s=0.2, exit_timeout_s=2.0) as server:
-        next(iter(EchoStream(server, "hi", 600, 0.1)))
+def test_a_stream_longer_than_the_drain_limit_gets_a_clear_end(make_server: MakeServer) -> None:
+    with make_server(drain_timeout_s=0.2) as server:
+        stream = iter(EchoStream(server, "hi", 600, 0.1))
+        next(stream)
+        drained: list[int] = []
+        drain = threading.Thread(target=lambda: drained.append(server.drain_and_stop()))
+        drain.start()
+        last = list(stream)[-1]
+        drain.join()
+    assert (last[:9], drained, left_behind(server)) == ("set:ended", [0], [])
+
+
+def test_a_stream_that_never_ends_is_cut_and_leaves_nothing(make_server: MakeServer) -> None:
+    with make_server(drain_timeout_s=0.2, exit_timeout_s=2.0, end_grace_s=0.2) as server:
+        next(iter(EchoStream(server, "hi", 2, 60.0)))
         server.drain_and_stop()
     assert left_behind(server) == []
 
