@@ -23,6 +23,9 @@ from dsv4_client.options import Options
 from dsv4_client.stream import Client
 from dsv4_client.thinking import Piece, ThinkingSplitter
 
+with contextlib.suppress(ImportError):
+    import readline  # noqa: F401 - gives input() line editing and history where the platform has it
+
 PROMPT = "> "
 _COMMANDS = ("/reset", "/exit", "/think", "/help")
 _HELP = "/reset  forget the conversation\n/think on|off|max  how much to think\n/exit  leave (or Ctrl-D)"
@@ -165,8 +168,6 @@ def _piped_lines(source: TextIO) -> Iterator[str]:
 
 def _typed_lines() -> Iterator[str]:
     """Yield what is typed; Ctrl-C drops the line, Ctrl-D ends."""
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401, PLC0415 - gives input() line editing and history where the platform has it
     while True:
         try:
             line = input(PROMPT).strip()
