@@ -36,3 +36,22 @@ def test_plain_output_ends_with_the_count(tokenizer_path: Path, capsys: pytest.C
 def test_missing_tokenizer_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["tokens", "--tokenizer", str(tmp_path / "none"), "x"]) == cli.EXIT_REFUSED
     assert str(tmp_path / "none") in capsys.readouterr().err
+
+
+def test_chat_body_is_encoded_as_the_server_would(
+    tokenizer_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = tmp_path / "body.json"
+    body.write_text(json.dumps({"messages": [{"role": "user", "content": "Hello"}], "thinking": {"type": "disabled"}}))
+    assert cli.main(["tokens", "--json", "--tokenizer", str(tokenizer_path), "--chat", str(body)]) == 0
+    assert "".join(json.loads(capsys.readouterr().out)["pieces"]) == (
+        "<｜begin▁of▁sentence｜><｜User｜>Hello<｜Assistant｜></think>"
+    )
+
+
+@pytest.mark.parametrize("arguments", [[], ["text", "--chat", "body.json"]])
+def test_tokens_takes_a_text_or_a_chat(
+    arguments: list[str], tokenizer_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["tokens", "--tokenizer", str(tokenizer_path), *arguments]) == cli.EXIT_REFUSED
+    assert "either a text or --chat FILE" in capsys.readouterr().err
