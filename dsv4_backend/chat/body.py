@@ -1,0 +1,138 @@
+"""An API request body as a dict: parsed, and brought into the form that deepseek-recipe converts.
+
+Clients of OpenAI's and Anthropic's APIs send more spellings than DeepSeek's own API takes. They are rewritten here;
+what is unknown stays in the body, and the converter ignores it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from dsv4_backend.errors import RequestError
+
+MODEL = "DeepSeek-V4-Pro"
+Body = dict[str, Any]
+
+
+class Protocol(str, Enum):
+    """Whose API the body follows."""
+
+    CHAT = "chat"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForcedTool:
+    """A tool choice that forces a call. name None means any of the tools."""
+
+    name: str | None = None
+
+
+def parse_protocol(name: str) -> Protocol:
+    """Return the protocol of that name. Raises: RequestError listing the known ones."""
+    try:
+        return Protocol(name)
+    except ValueError as error:
+        known = ", ".join(item.value for item in Protocol)
+        raise RequestError(f"protocol is {name!r:.60} but must be one of {known}.") from error
+
+
+def parse_body(text: str) -> Body:
+    """Return the JSON object in `text`. Raises: RequestError with the place of the first fault."""
+    try:
+        body = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RequestError(
+            f"request is not JSON: {error.msg} at line {error.lineno}, column {error.colno}. Send a JSON object."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"request is JSON that cannot be read: {error}.") from error
+    if not isinstance(body, dict):
+        raise RequestError(f"request is a JSON {type(body).__name__} but must be an object. Send the API body.")
+    return body
+
+
+def normalise(protocol: Protocol, body: Body) -> Body:
+    """Return the body as the converter wants it; the given one is not changed.
+
+    Rule: any model name is accepted, because a runtime serves one checkpoint. The role developer is system.
+          max_completion_tokens is max_tokens. chat_template_kwargs switch thinking where the body itself does not.
+    """
+    body = {**body, "model": MODEL}
+    if protocol is Protocol.CHAT:
+        if "messages" in body:
+            body["messages"] = _with_known_roles(body["messages"])
+        if body.get("max_completion_tokens") is not None:
+            body["max_tokens"] = body.pop("max_completion_tokens")
+        _apply_template_kwargs(body)
+    return body
+
+
+def forced_tool(body: Body) -> ForcedTool | None:
+    """Return the tool call that `tool_choice` forces, or None.
+
+    Rule: required (Chat, Responses) and any (Messages) force some tool; function and tool force the one named.
+    """
+    choice = body.get("tool_choice")
+    if choice == "required":
+        return ForcedTool()
+    if not isinstance(choice, dict):
+        return None
+    if choice.get("type") == "any":
+        return ForcedTool()
+    if choice.get("type") not in ("function", "tool"):
+        return None
+    function = choice.get("function")
+    name = function.get("name") if isinstance(function, dict) else choice.get("name")
+    return ForcedTool(name=name) if isinstance(name, str) else None
+
+
+def with_free_choice(protocol: Protocol, body: Body) -> Body:
+    """Return the body with `tool_choice` left to the model."""
+    return {**body, "tool_choice": {"type": "auto"} if protocol is Protocol.MESSAGES else "auto"}
+
+
+def strict_schemas(body: Body) -> Iterator[tuple[str, object]]:
+    """Yield place and argument schema of every tool that asks to be strict.
+
+    They are read here because the converter drops keywords that it does not know from them.
+    """
+    tools = body.get("tools")
+    for index, tool in enumerate(tools if isinstance(tools, list) else []):
+        function = tool.get("function", tool) if isinstance(tool, dict) else None
+        if isinstance(function, dict) and function.get("strict") is True:
+            name = next((name for name in ("parameters", "input_schema") if function.get(name) is not None), None)
+            if name:
+                yield f"tools[{index}].{name}", function[name]
+
+
+def allows_parallel_calls(body: Body) -> bool:
+    """Whether the answer may hold more than one tool call."""
+    choice = body.get("tool_choice")
+    is_single = isinstance(choice, dict) and choice.get("disable_parallel_tool_use") is True
+    return body.get("parallel_tool_calls") is not False and not is_single
+
+
+def _with_known_roles(messages: object) -> object:
+    if not isinstance(messages, list):
+        return messages
+    return [
+        {**message, "role": "system"} if isinstance(message, dict) and message.get("role") == "developer" else message
+        for message in messages
+    ]
+
+
+def _apply_template_kwargs(body: Body) -> None:
+    given = body.get("chat_template_kwargs")
+    if not isinstance(given, dict):
+        return
+    is_thinking = given.get("thinking", given.get("enable_thinking"))
+    if isinstance(is_thinking, bool) and body.get("thinking") is None and body.get("reasoning_effort") is None:
+        body["thinking"] = {"type": "enabled" if is_thinking else "disabled"}
+    if given.get("reasoning_effort") is not None and body.get("reasoning_effort") is None:
+        body["reasoning_effort"] = given["reasoning_effort"]

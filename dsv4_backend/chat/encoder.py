@@ -1,0 +1,129 @@
+"""API body → Prompt, through deepseek-recipe, DeepSeek's own library. The only file that imports it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import deepseek_recipe as recipe
+
+from dsv4_backend.chat.answer import forced_tools, free_tools, json_answer, regex_answer
+from dsv4_backend.chat.body import (
+    Body,
+    ForcedTool,
+    Protocol,
+    allows_parallel_calls,
+    forced_tool,
+    normalise,
+    parse_body,
+    parse_protocol,
+    strict_schemas,
+    with_free_choice,
+)
+from dsv4_backend.chat.options import read_cache_salt, read_limits, read_priority, read_sampling
+from dsv4_backend.errors import RequestError
+from dsv4_backend.records import Constraint, Prompt
+from dsv4_backend.text.constraint import check_constraint, check_schema
+from dsv4_backend.text.vocab import tokenizer_file
+
+_RequestType = type[recipe.ChatCompletionRequest] | type[recipe.ResponsesRequest] | type[recipe.MessagesRequest]
+_REQUESTS: dict[Protocol, _RequestType] = {
+    Protocol.CHAT: recipe.ChatCompletionRequest,
+    Protocol.RESPONSES: recipe.ResponsesRequest,
+    Protocol.MESSAGES: recipe.MessagesRequest,
+}
+
+
+class ChatEncoder:
+    """Converts and encodes request bodies with the tokenizer of one checkpoint. Holds no state of requests."""
+
+    def __init__(self, path: Path | str) -> None:
+        tokenizer = recipe.Tokenizer.from_file(str(tokenizer_file(path)))
+        self._encoding = recipe.DeepseekV4Encoding().with_tokenizer(tokenizer)
+        self._options = recipe.ConversionOptions()
+
+    def encode(self, protocol: str, body: str) -> Prompt:
+        """Return the prompt that a request body asks for.
+
+        Rule:   special-token spellings inside messages stay text. A forced tool call is possible while thinking: the
+                constraint forces it after the reasoning. Sampling values of the body count, thinking or not.
+        Raises: RequestError with the place or the value; ConstraintError for a schema that cannot be enforced.
+        """
+        kind = parse_protocol(protocol)
+        given = normalise(kind, parse_body(body))
+        for place, schema in strict_schemas(given):
+            check_schema(schema, place)
+        forced = forced_tool(given)
+        converted = self._convert_forced(kind, given) if forced else self._convert(kind, given)
+        constraint = _constraint(converted, given, forced)
+        if constraint is not None:
+            check_constraint(constraint)
+        options, parsing = converted.inference_options, converted.parsing_options
+        return Prompt(
+            token_ids=self._encode(converted),
+            sampling=read_sampling(
+                given,
+                temperature=1.0 if options.temperature is None else options.temperature,
+                top_p=1.0 if options.top_p is None else options.top_p,
+                logprobs=(options.top_logprobs or 0) if options.logprobs else -1,
+            ),
+            limits=read_limits(
+                given,
+                max_tokens=options.max_tokens,
+                stop=tuple(parsing.stop_sequences),
+                is_thinking=converted.conversation.thinking_mode,
+            ),
+            constraint=constraint,
+            priority=read_priority(given),
+            cache_salt=read_cache_salt(given),
+            stream=converted.stream,
+        )
+
+    def _convert(self, protocol: Protocol, body: Body) -> recipe.ConversationRequest:
+        try:
+            return _REQUESTS[protocol](json.dumps(body, ensure_ascii=False)).convert(self._options)
+        except (recipe.ConversionError, ValueError, TypeError) as error:
+            raise RequestError(_explain(protocol, body, str(error))) from error
+
+    def _convert_forced(self, protocol: Protocol, body: Body) -> recipe.ConversationRequest:
+        """Convert a body that forces a tool call: the library refuses that while thinking, so it is left free there."""
+        free = self._convert(protocol, with_free_choice(protocol, body))
+        return free if free.conversation.thinking_mode else self._convert(protocol, body)
+
+    def _encode(self, converted: recipe.ConversationRequest) -> tuple[int, ...]:
+        try:
+            return tuple(self._encoding.encode(converted.conversation))
+        except RuntimeError as error:
+            raise RequestError(f"the conversation cannot be encoded: {error}. Change the messages.") from error
+
+
+def _constraint(converted: recipe.ConversationRequest, body: Body, forced: ForcedTool | None) -> Constraint | None:
+    found = converted.inference_options.output_constraint
+    stage = converted.parsing_options.thinking_initial_stage
+    is_reasoning = stage is not None and stage.starts_in_reasoning()
+    if found is None:
+        if forced:
+            raise RequestError("tool_choice forces a call but there are no tools. Send `tools`, or leave it out.")
+        return None
+    if found.kind == "json":
+        return json_answer(found.schema, is_reasoning=is_reasoning)
+    if found.kind == "regex":
+        return regex_answer(found.schema, is_reasoning=is_reasoning)
+    tools = json.loads(found.schema)
+    is_parallel = allows_parallel_calls(body)
+    if forced is None:
+        return free_tools(tools, is_parallel=is_parallel, is_reasoning=is_reasoning)
+    return forced_tools(
+        [tool for tool in tools if forced.name in (None, tool["function"]["name"])],
+        is_parallel=is_parallel,
+        is_reasoning=is_reasoning,
+        is_open=converted.parsing_options.starts_in_tool_calls,
+    )
+
+
+def _explain(protocol: Protocol, body: Body, reason: str) -> str:
+    """Return the library's reason with the value that it speaks of."""
+    named = re.search(r"Invalid '?(\w+)", reason)
+    value = f" {named[1]} is {body[named[1]]!r:.60}." if named and named[1] in body else ""
+    return f"the {protocol.value} request is refused: {reason.rstrip('. ')}.{value} Change the request body."
