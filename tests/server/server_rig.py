@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +18,12 @@ import tritonclient.grpc as grpcclient
 
 from dsv4_backend.engine.stream import ChunkSink
 from dsv4_backend.errors import NotFoundError
+from dsv4_backend.launcher import Server
 from dsv4_backend.records import Chunk, FinishReason, Request, Usage
 from dsv4_backend.server.wire import CLIENT_INPUTS, RUNTIME_INPUTS, Dtype
 
 WAIT_S = 20.0
+Start = Callable[[Mapping[str, str]], AbstractContextManager[Server]]
 DTYPES = {item.name: item.dtype for item in (*CLIENT_INPUTS, *RUNTIME_INPUTS)}
 
 
@@ -188,3 +194,36 @@ def open_stream(address: str) -> Iterator[GrpcStream]:
         yield stream
     finally:
         stream.close()
+
+
+def wait_until(claim: Callable[[], bool], what: str) -> None:
+    """Return as soon as the claim holds. Raises: AssertionError after WAIT_S."""
+    deadline = time.monotonic() + WAIT_S
+    while not claim():
+        assert time.monotonic() < deadline, f"still not so after {WAIT_S:g} s: {what}"
+        time.sleep(0.02)
+
+
+def read_metrics(address: str) -> dict[str, float]:
+    """Our series on /metrics, by name with labels."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=WAIT_S) as response:
+        lines = response.read().decode().splitlines()
+    pairs = [line.rsplit(" ", 1) for line in lines if line.startswith("dsv4_")]
+    return {name: float(value) for name, value in pairs}
+
+
+def post(address: str, path: str, body: object) -> tuple[int, str]:
+    """POST JSON; return status and text."""
+    request = urllib.request.Request(f"http://{address}{path}", data=json.dumps(body).encode(), method="POST")
+    try:
+        with urllib.request.urlopen(request, timeout=WAIT_S) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def is_idle(server: Server) -> bool:
+    """Whether nothing runs, nothing waits, and no page is in use."""
+    metrics = read_metrics(server.metrics_address)
+    pages = sum(value for name, value in metrics.items() if name.startswith("dsv4_pages_used"))
+    return metrics["dsv4_running_requests"] + metrics["dsv4_waiting_requests"] + pages == 0

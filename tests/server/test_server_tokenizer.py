@@ -30,11 +30,6 @@ class FakeChat:
         return Prompt(token_ids=(9,), sampling=SamplingParams(temperature=0.25, top_p=0.5), stream=False)
 
 
-@pytest.fixture(scope="module")
-def vocabulary(tokenizer_path: Path) -> Vocabulary:
-    return Vocabulary.load(tokenizer_path)
-
-
 @pytest.fixture
 def chat() -> FakeChat:
     return FakeChat()
