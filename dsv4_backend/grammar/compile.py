@@ -11,6 +11,7 @@ import xgrammar
 
 from dsv4_backend.config import ModelConfig
 from dsv4_backend.errors import ConstraintError
+from dsv4_backend.grammar.answer import AnswerMatcher
 from dsv4_backend.grammar.matcher import GrammarMatcher
 from dsv4_backend.records import Constraint, ConstraintKind
 from dsv4_backend.text.constraint import check_constraint, spell_out
@@ -25,6 +26,7 @@ class GrammarCompiler:
     """Compiles constraints for one vocabulary; results are kept, so a repeated constraint costs nothing."""
 
     def __init__(self, vocab: Vocabulary, vocab_size: int, eos_ids: Sequence[int]) -> None:
+        self._vocab = vocab
         self.vocab_size = vocab_size
         self.eos_ids = tuple(eos_ids)
         info = xgrammar.TokenizerInfo(
@@ -39,6 +41,10 @@ class GrammarCompiler:
     def load(cls, checkpoint: Path, config: ModelConfig) -> GrammarCompiler:
         """Make the compiler of a checkpoint. Raises: ConfigError if its tokenizer.json cannot be used."""
         return cls(Vocabulary.load(checkpoint), config.vocab_size, config.eos_token_ids)
+
+    def answer_matcher(self, constraint: Constraint, prompt_ids: Sequence[int]) -> AnswerMatcher:
+        """Return a matcher that leaves an open thinking part of this prompt free. Raises: ConstraintError."""
+        return AnswerMatcher(self.matcher(constraint), self._vocab, prompt_ids)
 
     def matcher(self, constraint: Constraint) -> GrammarMatcher:
         """Return a matcher at the beginning of the constraint.

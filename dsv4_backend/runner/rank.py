@@ -12,7 +12,7 @@ from torch import Tensor
 from dsv4_backend.checkpoint.load import Checkpoint
 from dsv4_backend.config import ModelConfig, ServingConfig
 from dsv4_backend.errors import ConstraintError
-from dsv4_backend.grammar import GrammarCompiler, GrammarMatcher
+from dsv4_backend.grammar import AnswerMatcher, GrammarCompiler
 from dsv4_backend.kv.layout import make_layout
 from dsv4_backend.kv.manager import page_counts
 from dsv4_backend.model.transformer import Transformer
@@ -31,14 +31,14 @@ class _SequenceState:
         self.token_ids = list(start.token_ids[: start.num_prompt_tokens])
         self.num_top = max(start.sampling.logprobs, 0)
         self.sampling = SequenceSampling(start, config.vocab_size, config.eos_token_ids)
-        self.matcher: GrammarMatcher | None = None
+        self.matcher: AnswerMatcher | None = None
         self.error = ""
         if start.constraint is not None:
             self._constrain(start.constraint, start, grammars)
 
     def _constrain(self, constraint: Constraint, start: SequenceStart, grammars: GrammarCompiler) -> None:
         try:
-            self.matcher = grammars.matcher(constraint)
+            self.matcher = grammars.answer_matcher(constraint, self.token_ids)
             for token_id in start.token_ids[start.num_prompt_tokens :]:
                 self.matcher.accept(token_id)
         except ConstraintError as error:
