@@ -73,14 +73,20 @@ class AsyncClient:
         call = self._stub.ModelStreamInfer(_once(message), metadata=METADATA, timeout=timeout_s)
         usage = Usage(num_input_tokens=0, num_output_tokens=0)
         is_over = False
+        last: list[Event] = []
         try:
             async for response in call:
+                if is_over:  # nothing but the status may follow; a stream dropped before it is an error in Triton's log
+                    continue
                 if response.error_message:
                     is_over = True
                     raise await self._explain("", response.error_message, model)
                 reply = read_reply(response.infer_response)
                 usage = reply.usage
                 is_over = reply.finish_reason is not None
+                if is_over:
+                    last = reply.events()
+                    continue
                 for event in reply.events():
                     yield event
             if not is_over:
@@ -90,14 +96,16 @@ class AsyncClient:
                 )
         except grpc.aio.AioRpcError as error:
             code = error.code().name
-            is_over = code != "DEADLINE_EXCEEDED"
+            is_over = is_over or code != "DEADLINE_EXCEEDED"
             if code == "CANCELLED":
-                yield Final(finish_reason=FinishReason.CANCELLED, usage=usage)
-                return
-            raise await self._failure(code, error.details() or "", model, usage, timeout_s) from None
+                last = last or [Final(finish_reason=FinishReason.CANCELLED, usage=usage)]
+            if not last:
+                raise await self._failure(code, error.details() or "", model, usage, timeout_s) from None
         finally:
             if not is_over:
                 await self._stop(call, None if is_direct else request_id)
+        for event in last:
+            yield event
 
     async def cancel(self, request_id: str, *, timeout_s: float = STOP_S) -> None:
         """End the ensemble's running request of that id. Raises: NotFoundError when there is none."""

@@ -247,7 +247,15 @@ class Generation(Iterator[Event]):
         reply = read_reply(response.infer_response)
         self._usage = reply.usage
         self._pending.extend(reply.events())
-        self._is_over = reply.finish_reason is not None
+        if reply.finish_reason is not None:
+            self._is_over = True
+            self._drain()
+
+    def _drain(self) -> None:
+        """Wait for the status behind the final response: Triton logs an error for a stream dropped before it."""
+        with contextlib.suppress(grpc.RpcError):
+            for _ in self._call:
+                pass
 
     def _end(self, code: str, message: str) -> None:
         """Turn a status into the end of the stream. Raises: unless it answers a cancellation of our own."""
@@ -257,11 +265,11 @@ class Generation(Iterator[Event]):
             return
         if code == "DEADLINE_EXCEEDED" and self._timeout_s is not None:
             self._stop_expired()
-            raise DeadlineError(self._timeout_s, self._usage.num_output_tokens)
+            raise DeadlineError(self._timeout_s, self._usage.num_output_tokens) from None
         self._is_over = True
         if self._usage.num_output_tokens and code in ("UNAVAILABLE", "INTERNAL", "UNKNOWN"):
-            raise self._broken(message)
-        raise self._client.explain(code, message, self._model or RUNTIME)
+            raise self._broken(message) from None
+        raise self._client.explain(code, message, self._model or RUNTIME) from None
 
     def _stop_expired(self) -> None:
         self._is_over = True

@@ -17,6 +17,7 @@ from client_rig import WAIT_S, Call, FakeServer, Replies, Script, reply
 Serve = Callable[[Script], FakeServer]
 DSV4 = Path(sys.executable).parent / "dsv4"
 START_S = 30.0
+AGAIN_S = 0.5
 
 
 class Terminal:
@@ -31,14 +32,21 @@ class Terminal:
         """Press keys."""
         os.write(self._descriptor, text.encode("utf-8"))
 
-    def wait_for(self, text: str) -> str:
-        """Read until `text` appears and return what was shown up to its end."""
+    def wait_for(self, text: str, *, pressing: str = "") -> str:
+        """Read until `text` appears and return what was shown up to its end.
+
+        Rule: `pressing` is typed again whenever nothing happens, as a person would: Python misses a key that comes
+              between the prompt and its own wait for input.
+        """
         deadline = time.monotonic() + START_S
         wanted = text.encode("utf-8")
         while wanted not in self._seen:
-            ready, _, _ = select.select([self._descriptor], [], [], max(0.0, deadline - time.monotonic()))
-            assert ready, f"{text!r} did not appear; seen: {self._seen!r}"
-            self._seen += os.read(self._descriptor, 4096)
+            assert time.monotonic() < deadline, f"{text!r} did not appear; seen: {self._seen!r}"
+            ready, _, _ = select.select([self._descriptor], [], [], AGAIN_S)
+            if ready:
+                self._seen += os.read(self._descriptor, 4096)
+            elif pressing:
+                self.type(pressing)
         before, _, self._seen = self._seen.partition(wanted)
         return (before + wanted).decode("utf-8")
 
@@ -82,9 +90,9 @@ def test_interrupt_stops_the_answer_and_not_the_chat(serve: Serve) -> None:
 def test_interrupt_at_the_prompt_says_how_to_leave(serve: Serve) -> None:
     with terminal(serve(answer_until_stopped).url) as screen:
         screen.wait_for("> ")
-        screen.type("\x03")
-        screen.wait_for("/exit or Ctrl-D leaves")
-        screen.type("\x04")
+        screen.wait_for("/exit or Ctrl-D leaves", pressing="\x03")
+        screen.wait_for("> ")
+        screen.type("/exit\n")
         assert screen.process.wait(WAIT_S) == 0
 
 
