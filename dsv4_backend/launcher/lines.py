@@ -8,7 +8,15 @@ from dataclasses import dataclass
 _LOGGED = re.compile(r'^([IWEF])\d{4} [\d:.]+ \d+ ([\w.+-]+):\d+\] "?(.*?)"?$')
 _TABLE = re.compile(r"^\s*$|^[+|]")
 # Said on every machine without a GPU, and harmless there.
-_NO_GPU = ("pinned_memory_manager.cc", "cuda_memory_manager.cc", "CudaDriverHelper", "DCGM", "NVML")
+_NO_GPU = (
+    "pinned_memory_manager.cc",
+    "cuda_memory_manager.cc",
+    "CudaDriverHelper",
+    "CUDA driver version",
+    "DCGM",
+    "NVML",
+)
+_OWN = re.compile(r"^dsv4 (INFO|WARNING|ERROR|CRITICAL) [\w.]+: (.*)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +43,11 @@ def is_decoration(text: str) -> bool:
 
 def news(text: str) -> str:
     """Return what a line tells a person: words of our models, warnings, errors; empty for the rest."""
-    if is_decoration(text) or any(word in text for word in _NO_GPU):
+    if is_decoration(text) or text.startswith("Signal (") or any(word in text for word in _NO_GPU):
         return ""
+    own = _OWN.match(text)
+    if own:
+        return own.group(2) if own.group(1) == "INFO" else f"{own.group(1).lower()}: {own.group(2)}"
     line = parse_line(text)
     is_ours = not line.source or line.source.endswith(".py")
     if line.severity in "WEF":

@@ -220,6 +220,7 @@ class Server:
             f"--backend-directory={installation.root / 'backends'}",
             f"--cache-directory={installation.root / 'caches'}",
             "--model-control-mode=explicit",  # unloading is how we drain
+            "--disable-auto-complete-config",  # our configs are complete; it would start every stub twice
             *[f"--load-model={model}" for model in options.models],
             *listen,
             f"--backend-config=python,shm-region-prefix-name={self.shm_prefix}",

@@ -36,7 +36,7 @@ def test_draining_lets_a_running_stream_finish_and_leaves_nothing(make_server: M
 
 def test_draining_refuses_new_requests(make_server: MakeServer) -> None:
     with make_server(drain_timeout_s=20.0) as server:
-        stream = EchoStream(server, "hi", 30, 0.1)
+        stream = EchoStream(server, "hi", 10, 0.1)
         next(iter(stream))
         drain = threading.Thread(target=server.drain_and_stop)
         drain.start()

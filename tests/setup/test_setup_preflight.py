@@ -62,6 +62,10 @@ def test_a_noexec_tmp_is_only_a_note() -> None:
     assert not finding.is_fatal
 
 
+def test_nvidias_image_may_run_on_another_processor() -> None:
+    assert findings(dataclasses.replace(GOOD, machine="aarch64", has_server=True)) == []
+
+
 def test_a_listener_makes_its_port_busy() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         assert is_busy(listener.getsockname()[1], "127.0.0.1")

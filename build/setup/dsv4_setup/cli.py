@@ -11,8 +11,8 @@ from pathlib import Path
 
 from dsv4_setup.locks import TARGETS, LockError
 from dsv4_setup.packages import PackageError
-from dsv4_setup.preflight import findings, inspect
-from dsv4_setup.steps import IMAGE_ROOT, Checkout, pending, run
+from dsv4_setup.preflight import IMAGE_ROOT, findings, inspect
+from dsv4_setup.steps import Checkout, pending, run
 
 
 def main(arguments: Sequence[str], *, root: Path) -> int:

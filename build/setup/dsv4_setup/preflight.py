@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+IMAGE_ROOT = Path("/opt/tritonserver")
 PYTHONS = ((3, 11), (3, 12))
 MIN_GLIBC = (2, 35)  # of the nvidia-pytriton wheel
 MIN_SHM_BYTES = 64 << 20
@@ -23,7 +24,10 @@ COMPILERS = ("g++", "c++", "clang++")
 
 @dataclass(frozen=True)
 class Machine:
-    """What was found. Units: *_bytes; None where a thing is not there."""
+    """What was found. Units: *_bytes; None where a thing is not there.
+
+    Rule: has_server means NVIDIA's image: its own tritonserver is used, whatever the wheel would need.
+    """
 
     python: tuple[int, int]
     machine: str
@@ -37,6 +41,7 @@ class Machine:
     is_tmp_writable: bool
     is_tmp_executable: bool
     disk_free_bytes: int
+    has_server: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,10 +73,10 @@ def _python_findings(machine: Machine) -> list[Finding]:
 
 def _system_findings(machine: Machine) -> list[Finding]:
     found = []
-    if machine.machine != "x86_64":
+    if machine.machine != "x86_64" and not machine.has_server:
         what = f"the processor is {machine.machine}, but tritonserver is packed for x86_64 on PyPI."
         found.append(Finding(what, "Use NVIDIA's Triton image for this processor."))
-    if machine.glibc < MIN_GLIBC:
+    if machine.glibc < MIN_GLIBC and not machine.has_server:
         have = ".".join(map(str, machine.glibc))
         found.append(Finding(f"glibc is {have} but must be at least 2.35.", "Use Debian 12, Ubuntu 22.04 or newer."))
     if machine.compiler is None:
@@ -119,6 +124,7 @@ def inspect(root: Path, *, ports: Sequence[int] = (), host: str = "127.0.0.1") -
         is_tmp_writable=is_writable(temporary),
         is_tmp_executable=not is_mounted_noexec(temporary),
         disk_free_bytes=shutil.disk_usage(root).free,
+        has_server=(IMAGE_ROOT / "bin" / "tritonserver").is_file(),
     )
 
 

@@ -17,8 +17,6 @@ from pathlib import Path
 from dsv4_setup.locks import digest, read_lock, requirements
 from dsv4_setup.packages import PackageError, install
 
-IMAGE_ROOT = Path("/opt/tritonserver")
-
 
 @dataclass(frozen=True)
 class Checkout:
