@@ -29,6 +29,7 @@ from dsv4_backend.server.wire import (
     Dtype,
     Tensor,
 )
+from dsv4_backend.text.constraint import check_constraint
 
 Array = NDArray[Any]
 Value = str | int | float | bool | tuple[str, ...] | tuple[int, ...]
@@ -136,7 +137,10 @@ def _constraint(text: str) -> Constraint:
     if unknown:
         raise ConstraintError(f"constraint has the unknown key {unknown[0][:40]!r}; it takes kind and value.")
     value = table.get("value", "")
-    return Constraint(kind=ConstraintKind(table["kind"]), value=value if isinstance(value, str) else json.dumps(value))
+    text = value if isinstance(value, str) else json.dumps(value)
+    constraint = Constraint(kind=ConstraintKind(table["kind"]), value=text)
+    check_constraint(constraint)
+    return constraint
 
 
 def check_prompt(prompt: Prompt, vocab_size: int) -> None:

@@ -61,7 +61,7 @@ class PromptMaker:
         if text is not None and body is not None:
             raise RequestError("text_input and request are both there, but a request has one prompt. Send one of them.")
         if body is not None:
-            return self._chat.encode(str(protocol or "chat"), str(body))
+            return self._chat.encode("chat" if protocol is None else str(protocol), str(body))
         if protocol is not None:
             raise RequestError(f"protocol is {protocol!r} but request is missing. Send the API body as request.")
         if text is None:
