@@ -86,9 +86,7 @@ def spell_out(schema: object) -> object:
     """Return the schema with `items` written where an array leaves it open; the library reads its absence as "none"."""
 
     def change(found: dict[str, object]) -> dict[str, object]:
-        kinds = found.get("type")
-        is_array = kinds == "array" or (isinstance(kinds, list) and "array" in kinds)
-        return {**found, "items": True} if is_array and not {"items", "prefixItems"} & found.keys() else found
+        return {**found, "items": True} if "array" in _types(found) and not {"items", "prefixItems"} & found.keys() else found
 
     return map_schema(schema, change)
 
@@ -173,6 +171,12 @@ def _problems(schema: Mapping[str, object]) -> Iterator[str]:
         yield f"$ref is {reference!r:.60} but must point into this schema, such as '#/$defs/name'."
 
 
+def _types(schema: Mapping[str, object]) -> set[str]:
+    """Return the type names of one object schema. A `type` of another form is the compiler's to refuse."""
+    kinds = schema.get("type")
+    return {kind for kind in (kinds if isinstance(kinds, list) else [kinds]) if isinstance(kind, str)}
+
+
 def _choice_problems(schema: Mapping[str, object]) -> Iterator[str]:
     """Of several assertions beside a choice, only the choice would be enforced."""
     choices = [name for name in _CHOICES if name in schema]
@@ -192,8 +196,7 @@ def _type_problems(schema: Mapping[str, object]) -> Iterator[str]:
     """An assertion about one type is enforced only if the type is named."""
     if any(name in schema for name in _CHOICES):
         return
-    kinds = schema.get("type")
-    named = set(kinds) if isinstance(kinds, list) else {kinds}
+    named = _types(schema)
     for kind, names in _NEEDS_TYPE.items():
         present = [name for name in names if name in schema]
         accepted = {"number", "integer"} if kind == "number" else {kind}

@@ -52,6 +52,8 @@ ACCEPTED = [
     {"allOf": [{"type": "integer"}], "description": "wrapped"},
     {"type": "string", "pattern": r"(?:a|\(?)+"},
     {"type": "string", "format": "date-time"},
+    {"type": {"wrong": "form"}},
+    {"type": [{"wrong": "form"}, "array"]},
 ]
 
 
