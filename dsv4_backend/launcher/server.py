@@ -6,7 +6,6 @@ start ─► wait_ready ─► … ─► drain_and_stop: unload ─► wait for
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 import uuid
@@ -21,10 +20,9 @@ from dsv4_backend.launcher.control import Control
 from dsv4_backend.launcher.installation import Installation, find_installation
 from dsv4_backend.launcher.ports import PORT_NAMES, free_ports, require_free
 from dsv4_backend.launcher.process import ChildProcess, pids_with_argument
-from dsv4_backend.launcher.repository import write_run_directory
+from dsv4_backend.launcher.repository import RunDirectory, remove_shared_memory, remove_stale
 
 POLL_S = 0.05
-SHARED_MEMORY = Path("/dev/shm")
 CONFIGURED_MODELS = ("dsv4_runtime", "dsv4_tokenizer", "dsv4_detokenizer")
 
 
@@ -58,11 +56,11 @@ class Server:
 
     def __init__(self, options: ServerOptions, *, on_log: Callable[[str], None] | None = None) -> None:
         self.options = options
-        self.run_directory: Path | None = None
         self.shm_prefix = f"dsv4_{os.getpid()}_{uuid.uuid4().hex[:8]}_"
         self.exit_code: int | None = None
         self._on_log = on_log
         self._process: ChildProcess | None = None
+        self._directory: RunDirectory | None = None
         self._ports = self._choose_ports()
 
     @property
@@ -101,6 +99,11 @@ class Server:
         return f"{self.local_host}:{self.metrics_port}"
 
     @property
+    def run_directory(self) -> Path | None:
+        """Where the private copy of the model repository lies, or lay."""
+        return self._directory.path if self._directory else None
+
+    @property
     def pid(self) -> int:
         """Process id of tritonserver."""
         return self._started().pid
@@ -121,9 +124,12 @@ class Server:
         installation.check()
         require_free(self.options.host, self._ports.items())
         options = self.options
-        self.run_directory = write_run_directory(options.repository, options.settings, options.configured_models)
+        remove_stale()
+        directory = RunDirectory(options.repository, options.settings, options.configured_models, self.shm_prefix)
+        self._directory = directory
         try:
-            self._process = ChildProcess(self._command(installation), _environment(installation), self._on_log)
+            command = self._command(installation, directory)
+            self._process = ChildProcess(command, _environment(installation), self._on_log)
         except OSError:
             self._remove_what_is_ours()
             raise
@@ -207,7 +213,7 @@ class Server:
         spare = iter(free_ports(len(PORT_NAMES), host=options.host))
         return {name: port or next(spare) for name, port in asked.items()}
 
-    def _command(self, installation: Installation) -> list[str]:
+    def _command(self, installation: Installation, directory: RunDirectory) -> list[str]:
         options = self.options
         listen = [
             flag
@@ -216,7 +222,7 @@ class Server:
         ]
         return [
             str(installation.server),
-            f"--model-repository={self.run_directory}/repository",
+            f"--model-repository={directory.repository}",
             f"--backend-directory={installation.root / 'backends'}",
             f"--cache-directory={installation.root / 'caches'}",
             "--model-control-mode=explicit",  # unloading is how we drain
@@ -278,10 +284,9 @@ class Server:
                 continue
         if self._process:
             self._process.close()
-        for region in SHARED_MEMORY.glob(f"*{self.shm_prefix}*"):
-            region.unlink(missing_ok=True)
-        if self.run_directory:
-            shutil.rmtree(self.run_directory, ignore_errors=True)
+        remove_shared_memory(self.shm_prefix)
+        if self._directory:
+            self._directory.remove()
 
 
 def _environment(installation: Installation) -> dict[str, str]:

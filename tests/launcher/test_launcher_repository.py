@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
 from dsv4_backend.errors import ConfigError
-from dsv4_backend.launcher.repository import with_parameters, write_run_directory
+from dsv4_backend.launcher.repository import RunDirectory, remove_stale, with_parameters
 
 
 def parameters(text: str) -> dict[str, str]:
@@ -49,11 +49,19 @@ def test_the_repository_itself_is_never_changed(tmp_path: Path) -> None:
     config = tmp_path / "m" / "config.pbtxt"
     config.parent.mkdir()
     config.write_text('name: "m"\n', encoding="utf-8")
-    copy = write_run_directory(tmp_path, {"a": "1"}, ["m", "absent"])
-    assert config.read_text(encoding="utf-8") == 'name: "m"\n'
-    assert parameters((copy / "repository" / "m" / "config.pbtxt").read_text(encoding="utf-8")) == {"a": "1"}
+    made = RunDirectory(tmp_path, {"a": "1"}, ["m", "absent"], "prefix_of_a_test")
+    copied = (made.repository / "m" / "config.pbtxt").read_text(encoding="utf-8")
+    made.remove()
+    assert (config.read_text(encoding="utf-8"), parameters(copied)) == ('name: "m"\n', {"a": "1"})
 
 
 def test_a_missing_repository_is_named() -> None:
     with pytest.raises(ConfigError, match="/nowhere is not a folder"):
-        write_run_directory(Path("/nowhere"), {}, [])
+        RunDirectory(Path("/nowhere"), {}, [], "prefix_of_a_test")
+
+
+def test_what_a_living_launcher_holds_is_not_stale(tmp_path: Path) -> None:
+    made = RunDirectory(tmp_path, {}, [], "prefix_of_a_test")
+    remove_stale()
+    assert made.repository.is_dir()
+    made.remove()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from launcher_rig import EchoStream, wait_until
+from launcher_rig import EchoStream, pids_of, wait_until
 
 from dsv4_backend.launcher import Server
 
@@ -125,3 +125,11 @@ def test_a_killed_launcher_leaves_no_server(launch: Callable[..., Launched]) -> 
     launched = launch()
     os.kill(launched.process.pid, signal.SIGKILL)
     assert wait_until(lambda: not is_alive(launched.server_pid))
+
+
+def test_the_next_launcher_removes_what_a_killed_one_left(launch: Callable[..., Launched]) -> None:
+    killed = launch()
+    os.kill(killed.process.pid, signal.SIGKILL)
+    assert wait_until(lambda: not pids_of(killed.prefix))
+    launch()
+    assert killed.is_clean()
