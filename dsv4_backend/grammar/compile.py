@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 import xgrammar
 
 from dsv4_backend.config import ModelConfig
@@ -35,7 +36,8 @@ class GrammarCompiler:
             vocab_size=vocab_size,
             stop_token_ids=list(self.eos_ids),
         )
-        self._compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_limit_bytes=CACHE_BYTES)
+        threads = torch.get_num_threads()  # a bounded string costs seconds of one core on a full vocabulary
+        self._compiler = xgrammar.GrammarCompiler(info, max_threads=threads, cache_limit_bytes=CACHE_BYTES)
 
     @classmethod
     def load(cls, checkpoint: Path, config: ModelConfig) -> GrammarCompiler:
