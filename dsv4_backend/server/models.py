@@ -9,6 +9,7 @@ from typing import Any
 
 from dsv4_backend.assemble import build_chat_encoder, build_engine, build_text_encoder, load_vocabulary
 from dsv4_backend.config import END_MARKER, load_model_config
+from dsv4_backend.server.attempt import attempt
 from dsv4_backend.server.codec import Array
 from dsv4_backend.server.detokenizer import make_text
 from dsv4_backend.server.metrics import TritonMetrics
@@ -86,10 +87,9 @@ class RuntimeModel:
 
 
 def _answer(work: Callable[[Mapping[str, Array]], Mapping[str, Array]], request: Any) -> Any:
-    try:
-        return make_response(work(input_arrays(request)))
-    except Exception as error:  # the end of Triton's thread: every request is answered
-        return make_error_response(error)
+    arrays: dict[str, Array] = {}
+    error = attempt(lambda: arrays.update(work(input_arrays(request))))
+    return make_error_response(error) if error else make_response(arrays)
 
 
 def _log_to_stderr() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from enum import Enum
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from dsv4_backend.errors import RequestError
 from dsv4_backend.records import Prompt
@@ -38,9 +38,7 @@ def load_prompt(text: str, token_ids: tuple[int, ...]) -> Prompt | None:
     values = table.get("prompt") if isinstance(table, dict) else None
     if not isinstance(values, dict):
         raise RequestError('prepared is written by dsv4_tokenizer and holds "prompt" or "stop". Leave it out.')
-    prompt = _read(Prompt, values | {"token_ids": list(token_ids)}, "prepared")
-    assert isinstance(prompt, Prompt)
-    return prompt
+    return cast(Prompt, _read(Prompt, values | {"token_ids": list(token_ids)}, "prepared"))
 
 
 def _plain(value: object) -> object:

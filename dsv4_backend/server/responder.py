@@ -17,6 +17,7 @@ from typing import Protocol
 
 from dsv4_backend.errors import AlreadyRunningError, Dsv4Error, NotFoundError
 from dsv4_backend.records import Chunk, FinishReason, Usage
+from dsv4_backend.server.attempt import attempt
 from dsv4_backend.server.codec import Array, encode_chunk, merge_chunks
 
 POLL_S = 0.05  # between two looks for clients that went away
@@ -170,11 +171,7 @@ class Responder:
             stream.is_ready = False
             if chunks and chunks[-1].is_final:
                 self._forget(stream)  # before the response leaves: its reader may use the id again at once
-        try:
-            if chunks:
-                self._send(stream, merge_chunks(chunks))
-        except Exception:
-            _log.exception("sending to %s failed", stream.engine_id)
+        if chunks and not self._guard(lambda: self._send(stream, merge_chunks(chunks))):
             self.drop(stream)
             self._guard(lambda: self._cancel_quietly(stream))
             self._send_last_words(stream, "sending the answer failed; the server's log has the details.")
@@ -191,12 +188,12 @@ class Responder:
         self._guard(lambda: stream.channel.send(_last_words(stream, error), is_final=True))
 
     @staticmethod
-    def _guard(action: Callable[[], None]) -> None:
-        """The thread's last line of defence: log and go on."""
-        try:
-            action()
-        except Exception:
-            _log.exception("the sender thread goes on")
+    def _guard(action: Callable[[], None]) -> bool:
+        """Log what fails, and go on: the thread must outlive it. Returns whether the action was done."""
+        error = attempt(action)
+        if error:
+            _log.error("the sender thread goes on after an error", exc_info=error)
+        return error is None
 
     def _poll(self) -> None:
         now_s = time.monotonic()

@@ -10,6 +10,7 @@ from typing import Protocol
 from dsv4_backend.engine.stream import ChunkSink
 from dsv4_backend.errors import RequestError
 from dsv4_backend.records import Chunk, FinishReason, Prompt, Request, Usage
+from dsv4_backend.server.attempt import attempt
 from dsv4_backend.server.codec import Array, Value, apply_options, check_prompt, decode_inputs, encode_chunk
 from dsv4_backend.server.prepared import load_prompt
 from dsv4_backend.server.responder import Channel, OutStream, Responder
@@ -51,13 +52,12 @@ class Runtime:
 
     def handle(self, incoming: Incoming) -> None:
         """Admit one request, or answer it with an error. Never raises and never waits."""
-        try:
-            self._handle(incoming)
-        except Exception as error:  # the end of Triton's thread: the client is always answered
-            try:
-                incoming.channel.fail(error)
-            except Exception:
-                _log.exception("request %r could not be answered", incoming.client_id)
+        error = attempt(lambda: self._handle(incoming))
+        if error is None:
+            return
+        failure = attempt(lambda: incoming.channel.fail(error))
+        if failure:
+            _log.error("request %r could not be answered", incoming.client_id, exc_info=failure)
 
     def close(self, drain_s: float) -> None:
         """Let running requests finish, end the others, and send everything."""
@@ -83,11 +83,10 @@ class Runtime:
         self._submit(Request(id=stream.engine_id, prompt=prompt), stream)
 
     def _submit(self, request: Request, stream: OutStream) -> None:
-        try:
-            self._engine.submit(request, stream)
-        except Exception:
+        error = attempt(lambda: self._engine.submit(request, stream))
+        if error:
             self._responder.drop(stream)
-            raise
+            raise error
 
     def _stop(self, incoming: Incoming) -> None:
         if not incoming.client_id:
