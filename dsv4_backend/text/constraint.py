@@ -86,7 +86,11 @@ def spell_out(schema: object) -> object:
     """Return the schema with `items` written where an array leaves it open; the library reads its absence as "none"."""
 
     def change(found: dict[str, object]) -> dict[str, object]:
-        return {**found, "items": True} if "array" in _types(found) and not {"items", "prefixItems"} & found.keys() else found
+        return (
+            {**found, "items": True}
+            if "array" in _types(found) and not {"items", "prefixItems"} & found.keys()
+            else found
+        )
 
     return map_schema(schema, change)
 
