@@ -11,7 +11,7 @@ import torch
 from dsv4_kernels.ops import OpTable
 from torch import Tensor
 
-from dsv4_backend.config import LayerKind, ModelConfig
+from dsv4_backend.config import ModelConfig
 from dsv4_backend.model.compressor import Compressor
 from dsv4_backend.model.indexer import EntrySelector, Indexer, visible_entries
 from dsv4_backend.model.numerics import Rounding
@@ -86,26 +86,23 @@ class Attention:
         cache = step.cache.entries(self.layer_id)
         closed = self.compressor(x, step.blocks, step.cache.ring(self.layer_id), step.at_blocks)  # [B, c]
         cache[step.blocks.entry_rows] = self.rounding.entry(closed, self.config.rope_dim)
-        if self.kind is LayerKind.HCA:
+        if self.indexer is None:  # HCA takes every entry
             return cache, step.inputs.hca_rows
-        return cache, self._choose(x, q_latent, step, step.blocks, step.at_blocks)
+        ring = step.cache.ring(self.layer_id, is_indexer=True)
+        keys = step.cache.index_keys(self.layer_id)
+        keys[step.blocks.index_rows] = self.indexer.keys(x, step.blocks, ring, step.at_blocks)
+        return cache, self._choose(self.indexer, keys, x, q_latent, step)
 
-    def _choose(
-        self, x: Tensor, q_latent: Tensor, step: AttentionStep, blocks: BlockInputs, at_blocks: Rotation
-    ) -> Tensor:
-        """Write the index keys that close in this step; return the entries that each token attends to. Shapes: [T, K].
+    def _choose(self, indexer: Indexer, keys: Tensor, x: Tensor, q_latent: Tensor, step: AttentionStep) -> Tensor:
+        """Return the entries that each token attends to. Shapes: [T, K].
 
         Rule: while every sequence has at most top-k entries all of them are taken, and nothing is scored.
         """
-        assert self.indexer is not None
         inputs = step.inputs
-        ring = step.cache.ring(self.layer_id, is_indexer=True)
-        keys = step.cache.index_keys(self.layer_id)
-        keys[blocks.index_rows] = self.indexer.keys(x, blocks, ring, at_blocks)
         if inputs.most_entries <= self.config.index_topk:
             return entry_rows(visible_entries(inputs, inputs.most_entries), inputs)
-        query = self.indexer.query(q_latent, step.at_tokens)
-        chosen = step.select(self.layer_id, query, self.indexer.head_weights(x), keys, inputs)
+        query = indexer.query(q_latent, step.at_tokens)
+        chosen = step.select(self.layer_id, query, indexer.head_weights(x), keys, inputs)
         return entry_rows(chosen, inputs)
 
     def _output(self, mixed: Tensor) -> Tensor:
