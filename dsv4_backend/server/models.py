@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from dsv4_backend.server.triton import (
     make_response,
     read_incoming,
 )
+
+# Python lets a computing thread run for 5 ms; the sender and admission must not wait that long for the loop.
+SWITCH_S = 0.0005
 
 
 class TokenizerModel:
@@ -60,6 +64,7 @@ class RuntimeModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Load the weights and begin to serve; the server is not ready before."""
         _log_to_stderr()
+        sys.setswitchinterval(SWITCH_S)
         self._config = read_settings(args)
         self._metrics = TritonMetrics(TritonMetricWriter())
         self._end_marker = Path(args["model_repository"]).resolve().parents[1] / END_MARKER
