@@ -19,6 +19,7 @@ from dsv4_client import (
     ModelNotReadyError,
     ServerUnreachableError,
 )
+from dsv4_client.background import Background
 from tritonclient.grpc import service_pb2
 
 from dsv4_backend.errors import Dsv4Error, NotFoundError, OverloadedError, RequestError
@@ -205,6 +206,19 @@ def test_requests_get_ids_of_their_own(connect: Connect) -> None:
     for _ in range(3):
         client.complete("x")
     assert len({call.request_id for call in server.calls} - {""}) == 3
+
+
+def test_background_reader_hands_events_and_errors_on(connect: Connect) -> None:
+    client, _ = connect(lambda call: iter([reply("a", (1,))]))
+    events = Background(client.generate("hello"))
+    assert isinstance(next(events), Delta)
+    with pytest.raises(BrokenStreamError):
+        next(events)
+
+
+def test_background_reader_ends_after_final(connect: Connect) -> None:
+    client, _ = connect(count_to_three)
+    assert len(list(Background(client.generate("hello")))) == 4
 
 
 def _abort(call: Call, code: grpc.StatusCode, message: str) -> Replies:

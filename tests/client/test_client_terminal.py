@@ -44,11 +44,17 @@ class Terminal:
             assert time.monotonic() < deadline, f"{text!r} did not appear; seen: {self._seen!r}"
             ready, _, _ = select.select([self._descriptor], [], [], AGAIN_S)
             if ready:
-                self._seen += os.read(self._descriptor, 4096)
+                self._seen += self._read()
             elif pressing:
                 self.type(pressing)
         before, _, self._seen = self._seen.partition(wanted)
         return (before + wanted).decode("utf-8")
+
+    def _read(self) -> bytes:
+        try:
+            return os.read(self._descriptor, 4096)
+        except OSError as error:  # the program has ended
+            raise AssertionError(f"dsv4 chat ended; last seen: {self._seen!r}") from error
 
 
 @contextmanager

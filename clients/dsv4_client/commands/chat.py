@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from dsv4_backend.errors import Dsv4Error
+from dsv4_client.background import Background
 from dsv4_client.commands.arguments import add_sampling_arguments, add_server_arguments, connect, sampling_options
 from dsv4_client.commands.output import Screen, Stopwatch, event_json
 from dsv4_client.conversation import THINKING_LEVELS, Conversation
@@ -118,7 +119,7 @@ class Chat:
         final: Final | None = None
         with self._client.generate(body, timeout_s=self._timeout_s, **self._options) as generation:
             try:
-                for event in generation:
+                for event in Background(generation):
                     watch.see(event)
                     if isinstance(event, Final):
                         final = event

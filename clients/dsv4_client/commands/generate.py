@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from typing import TextIO
 
+from dsv4_client.background import Background
 from dsv4_client.commands.arguments import add_sampling_arguments, add_server_arguments, connect, sampling_options
 from dsv4_client.commands.output import Stopwatch, event_json
-from dsv4_client.events import Delta, Final
+from dsv4_client.events import Delta, Event, Final
 from dsv4_client.options import Options
-from dsv4_client.stream import Generation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     options = _options(args)
     with connect(args) as client, client.generate(prompt, timeout_s=args.timeout, **options) as generation:
         show = _show_json if args.json else _show_text
-        return show(generation, sys.stdout)
+        return show(Background(generation), sys.stdout)
 
 
 def _options(args: argparse.Namespace) -> Options:
@@ -45,18 +46,18 @@ def _options(args: argparse.Namespace) -> Options:
     return options
 
 
-def _show_json(generation: Generation, sink: TextIO) -> int:
+def _show_json(events: Iterator[Event], sink: TextIO) -> int:
     failed = False
-    for event in generation:
+    for event in events:
         sink.write(event_json(event) + "\n")
         sink.flush()
         failed = isinstance(event, Final) and bool(event.error)
     return int(failed)
 
 
-def _show_text(generation: Generation, sink: TextIO) -> int:
+def _show_text(events: Iterator[Event], sink: TextIO) -> int:
     watch = Stopwatch()
-    for event in generation:
+    for event in events:
         watch.see(event)
         if isinstance(event, Delta):
             sink.write(event.text)
