@@ -1,7 +1,7 @@
 """Reads a generation on a thread of its own, so that Ctrl-C never strikes inside the gRPC library.
 
-CPython may deliver an interrupt inside `Condition.wait` while its lock is released and not yet taken back: the library then
-fails with a lock error instead. A SimpleQueue waits in C, where an interrupt is clean.
+CPython may deliver an interrupt inside `Condition.wait` while its lock is released and not yet taken back: the library
+then fails with a lock error instead. A SimpleQueue waits in C, where an interrupt is clean.
 """
 
 from __future__ import annotations
