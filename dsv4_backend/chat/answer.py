@@ -1,4 +1,6 @@
-"""The form that an answer must have, as a Constraint: JSON, or tool calls in V4's DSML, after free reasoning.
+"""The form that an answer must have, as a Constraint: JSON, or tool calls in V4's DSML.
+
+Reasoning is not part of it: the runtime leaves an open thinking part free (grammar/answer.py).
 
 The shapes are xgrammar's structural tags, written here as plain JSON so that this side needs no torch.
 Source: facts on V4's prompt format, section 4.2 (tool calls).
@@ -21,28 +23,23 @@ _CALLS_CLOSE = "</｜DSML｜tool_calls>"
 _INVOKE_CLOSE = "</｜DSML｜invoke>\n"
 
 
-def json_answer(schema_text: str, *, is_reasoning: bool) -> Constraint:
+def json_answer(schema_text: str) -> Constraint:
     """Constrain the answer to JSON. An empty schema_text means any object.
 
     Raises: ConstraintError naming the place of what cannot be enforced.
     """
-    if not schema_text and not is_reasoning:
+    if not schema_text:
         return Constraint(kind=ConstraintKind.JSON_OBJECT)
-    schema = json.loads(schema_text) if schema_text else {"type": "object"}
-    check_schema(schema)
-    if not is_reasoning:
-        return Constraint(kind=ConstraintKind.JSON_SCHEMA, value=schema_text)
-    return _structural({"type": "json_schema", "json_schema": spell_out(schema)}, is_reasoning=True)
+    check_schema(json.loads(schema_text))
+    return Constraint(kind=ConstraintKind.JSON_SCHEMA, value=schema_text)
 
 
-def regex_answer(pattern: str, *, is_reasoning: bool) -> Constraint:
+def regex_answer(pattern: str) -> Constraint:
     """Constrain the answer to a regular expression."""
-    if not is_reasoning:
-        return Constraint(kind=ConstraintKind.REGEX, value=pattern)
-    return _structural({"type": "regex", "pattern": pattern}, is_reasoning=True)
+    return Constraint(kind=ConstraintKind.REGEX, value=pattern)
 
 
-def free_tools(tools: Sequence[Tag], *, is_parallel: bool, is_reasoning: bool) -> Constraint | None:
+def free_tools(tools: Sequence[Tag], *, is_parallel: bool) -> Constraint | None:
     """Constrain the calls that the model may make; text stays free. None unless a tool asks to be strict."""
     if not any(_is_strict(tool) for tool in tools):
         return None
@@ -53,10 +50,10 @@ def free_tools(tools: Sequence[Tag], *, is_parallel: bool, is_reasoning: bool) -
         "end": _CALLS_CLOSE,
     }
     text = {"type": "triggered_tags", "triggers": [_CALLS_OPEN], "tags": [calls], "excludes": _THINK_TOKENS}
-    return _structural(text, is_reasoning=is_reasoning)
+    return _structural(text)
 
 
-def forced_tools(tools: Sequence[Tag], *, is_parallel: bool, is_reasoning: bool, is_open: bool) -> Constraint:
+def forced_tools(tools: Sequence[Tag], *, is_parallel: bool, is_open: bool) -> Constraint:
     """Constrain the answer to tool calls. is_open says that the prompt has opened the block already.
 
     Raises: RequestError without tools.
@@ -65,7 +62,7 @@ def forced_tools(tools: Sequence[Tag], *, is_parallel: bool, is_reasoning: bool,
         raise RequestError("tool_choice forces a call but names none of the tools. Name one of `tools`.")
     opening = [] if is_open else [_text(f"\n\n{_CALLS_OPEN}\n")]
     elements = [*opening, _calls(tools, is_parallel=is_parallel), _text(_CALLS_CLOSE)]
-    return _structural({"type": "sequence", "elements": elements}, is_reasoning=is_reasoning)
+    return _structural({"type": "sequence", "elements": elements})
 
 
 def _calls(tools: Sequence[Tag], *, is_parallel: bool) -> Tag:
@@ -99,11 +96,7 @@ def _is_strict(tool: Tag) -> bool:
     return bool(tool["function"].get("strict"))
 
 
-def _structural(form: Tag, *, is_reasoning: bool) -> Constraint:
-    if is_reasoning:
-        free = {"type": "any_text", "excludes": _THINK_TOKENS}
-        reasoning = {"type": "tag", "begin": "", "content": free, "end": "</think>"}
-        form = {"type": "sequence", "elements": [reasoning, form]}
+def _structural(form: Tag) -> Constraint:
     tag = {"type": "structural_tag", "format": form}
     return Constraint(kind=ConstraintKind.STRUCTURAL_TAG, value=json.dumps(tag, ensure_ascii=False))
 

@@ -100,24 +100,21 @@ class ChatEncoder:
 
 def _constraint(converted: recipe.ConversationRequest, body: Body, forced: ForcedTool | None) -> Constraint | None:
     found = converted.inference_options.output_constraint
-    stage = converted.parsing_options.thinking_initial_stage
-    is_reasoning = stage is not None and stage.starts_in_reasoning()
     if found is None:
         if forced:
             raise RequestError("tool_choice forces a call but there are no tools. Send `tools`, or leave it out.")
         return None
     if found.kind == "json":
-        return json_answer(found.schema, is_reasoning=is_reasoning)
+        return json_answer(found.schema)
     if found.kind == "regex":
-        return regex_answer(found.schema, is_reasoning=is_reasoning)
+        return regex_answer(found.schema)
     tools = json.loads(found.schema)
     is_parallel = allows_parallel_calls(body)
     if forced is None:
-        return free_tools(tools, is_parallel=is_parallel, is_reasoning=is_reasoning)
+        return free_tools(tools, is_parallel=is_parallel)
     return forced_tools(
         [tool for tool in tools if forced.name in (None, tool["function"]["name"])],
         is_parallel=is_parallel,
-        is_reasoning=is_reasoning,
         is_open=converted.parsing_options.starts_in_tool_calls,
     )
 

@@ -25,6 +25,11 @@ class AnswerMatcher:
         self._is_thinking = last is not None and last == vocab.think_open_id
         self._history: list[bool] = []  # per accepted token: was it free?
 
+    @property
+    def is_completed(self) -> bool:
+        """True while the answer so far is a whole one."""
+        return not self._is_thinking and self._matcher.is_completed
+
     def allowed(self) -> torch.Tensor:
         """Return which tokens may come next. Shapes: [V] bool."""
         if not self._is_thinking:

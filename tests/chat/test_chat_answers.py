@@ -11,7 +11,7 @@ import pytest
 from dsv4_backend.chat import ChatEncoder
 from dsv4_backend.errors import ConstraintError, RequestError
 from dsv4_backend.grammar import GrammarCompiler
-from dsv4_backend.records import Constraint, ConstraintKind
+from dsv4_backend.records import Constraint, ConstraintKind, Prompt
 from dsv4_backend.text import TextEncoder, Vocabulary
 
 WHOLE = {"type": "integer"}
@@ -55,18 +55,22 @@ def compiler(tokenizer_path: Path) -> GrammarCompiler:
     return GrammarCompiler(Vocabulary.load(tokenizer_path), 1024, [1])
 
 
-def constraint_of(encoder: ChatEncoder, *parts: dict[str, Any], protocol: str = "chat") -> Constraint | None:
+def asked(encoder: ChatEncoder, *parts: dict[str, Any], protocol: str = "chat") -> Prompt:
     body = {key: value for part in (HELLO, *parts) for key, value in part.items()}
-    return encoder.encode(protocol, json.dumps(body)).constraint
+    return encoder.encode(protocol, json.dumps(body))
+
+
+def constraint_of(encoder: ChatEncoder, *parts: dict[str, Any], protocol: str = "chat") -> Constraint | None:
+    return asked(encoder, *parts, protocol=protocol).constraint
 
 
 @pytest.fixture
 def admits(compiler: GrammarCompiler, plain: TextEncoder) -> Any:
     """Whether the text is a whole answer."""
 
-    def check(constraint: Constraint | None, text: str) -> bool:
-        assert constraint is not None
-        matcher = compiler.matcher(constraint)
+    def check(prompt: Prompt, text: str) -> bool:
+        assert prompt.constraint is not None
+        matcher = compiler.answer_matcher(prompt.constraint, prompt.token_ids)
         try:
             for token_id in plain.encode_bare(text):
                 matcher.accept(token_id)
@@ -91,21 +95,21 @@ FORMAT = {"response_format": {"type": "json_schema", "json_schema": {"name": "x"
 
 
 def test_a_schema_is_enforced_without_thinking(encoder: ChatEncoder, admits: Any) -> None:
-    found = constraint_of(encoder, OFF, FORMAT)
+    found = asked(encoder, OFF, FORMAT)
     assert admits(found, '{"sku": "a", "sites": [1, 2]}')
     assert not admits(found, '{"sites": []}')
 
 
 @pytest.mark.parametrize("form", [FORMAT, {"response_format": {"type": "json_object"}}], ids=["schema", "object"])
 def test_json_is_enforced_after_free_reasoning(encoder: ChatEncoder, admits: Any, form: dict[str, Any]) -> None:
-    found = constraint_of(encoder, form)
+    found = asked(encoder, form)
     assert admits(found, 'Let me think. {"no": 1}</think>{"sku": "a"}')
     assert not admits(found, "Let me think.</think>words")
     assert not admits(found, '{"sku": "a"}')
 
 
 def test_a_pattern_is_enforced_after_free_reasoning(encoder: ChatEncoder, admits: Any) -> None:
-    found = constraint_of(encoder, {"response_format": {"type": "regex", "regex": "[ab]+"}})
+    found = asked(encoder, {"response_format": {"type": "regex", "regex": "[ab]+"}})
     assert admits(found, "hm</think>abba")
     assert not admits(found, "hm</think>c")
 
@@ -114,33 +118,33 @@ def test_a_pattern_is_enforced_after_free_reasoning(encoder: ChatEncoder, admits
 def test_a_forced_call_goes_on_where_the_prompt_opened_it(
     encoder: ChatEncoder, admits: Any, choice: dict[str, Any]
 ) -> None:
-    found = constraint_of(encoder, OFF, TOOLS, choice)
+    found = asked(encoder, OFF, TOOLS, choice)
     assert admits(found, CALL + CLOSE)
     assert not admits(found, "no, thanks")
 
 
 @pytest.mark.parametrize("choice", [REQUIRED, NAMED], ids=["required", "named"])
 def test_a_forced_call_is_possible_while_thinking(encoder: ChatEncoder, admits: Any, choice: dict[str, Any]) -> None:
-    found = constraint_of(encoder, TOOLS, choice)
+    found = asked(encoder, TOOLS, choice)
     assert admits(found, f"I need the stock.</think>{OPEN}{CALL}{CLOSE}")
     assert not admits(found, "I need nothing.</think>Hello")
 
 
 def test_a_named_call_admits_no_other_tool(encoder: ChatEncoder, admits: Any) -> None:
     other = CALL.replace("stock", "price")
-    assert not admits(constraint_of(encoder, OFF, TOOLS, NAMED), other + CLOSE)
-    assert admits(constraint_of(encoder, OFF, TOOLS, REQUIRED), other + CLOSE)
+    assert not admits(asked(encoder, OFF, TOOLS, NAMED), other + CLOSE)
+    assert admits(asked(encoder, OFF, TOOLS, REQUIRED), other + CLOSE)
 
 
 def test_parallel_calls_can_be_switched_off(encoder: ChatEncoder, admits: Any) -> None:
     twice = CALL + CALL + CLOSE
-    assert admits(constraint_of(encoder, OFF, TOOLS, REQUIRED), twice)
-    assert not admits(constraint_of(encoder, OFF, TOOLS, REQUIRED, {"parallel_tool_calls": False}), twice)
+    assert admits(asked(encoder, OFF, TOOLS, REQUIRED), twice)
+    assert not admits(asked(encoder, OFF, TOOLS, REQUIRED, {"parallel_tool_calls": False}), twice)
 
 
 def test_any_in_messages_forces_a_call(encoder: ChatEncoder, admits: Any) -> None:
     tools = {"tools": [{"name": "stock", "input_schema": SCHEMA}], "tool_choice": {"type": "any"}, "max_tokens": 5}
-    found = constraint_of(encoder, OFF, tools, protocol="messages")
+    found = asked(encoder, OFF, tools, protocol="messages")
     assert admits(found, OPEN + CALL + CLOSE)
     assert not admits(found, "words")
 
@@ -150,7 +154,7 @@ STRICT = {"tools": [tool("stock", strict=True, parameters=WHOLE_SCHEMA)]}
 
 
 def test_strict_tools_bind_calls_but_not_text(encoder: ChatEncoder, admits: Any) -> None:
-    found = constraint_of(encoder, OFF, STRICT)
+    found = asked(encoder, OFF, STRICT)
     both = CALL.replace('"b"', "b")
     assert admits(found, "only words")
     assert admits(found, f"checking{OPEN}{both}{CLOSE}")
@@ -167,7 +171,7 @@ def test_a_strict_tool_that_cannot_be_enforced_is_refused_by_its_place(encoder: 
 
 
 def test_a_loose_tool_is_enforced_as_far_as_possible(encoder: ChatEncoder, admits: Any) -> None:
-    found = constraint_of(encoder, OFF, {"tools": [tool("stock", parameters=UNIQUE)]}, REQUIRED)
+    found = asked(encoder, OFF, {"tools": [tool("stock", parameters=UNIQUE)]}, REQUIRED)
     call = (
         CALL.split("<｜DSML｜parameter", maxsplit=1)[0]
         + '<｜DSML｜parameter name="a" string="false">[1, 1]</｜DSML｜parameter>\n'

@@ -1,0 +1,61 @@
+"""Reasoning is free, the answer is not, and both can be taken back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dsv4_backend.errors import ConstraintError
+from dsv4_backend.grammar import AnswerMatcher, GrammarCompiler
+from dsv4_backend.records import Constraint, ConstraintKind
+from dsv4_backend.text import TextEncoder, Vocabulary
+
+DIGIT = Constraint(kind=ConstraintKind.REGEX, value="[0-9]+")
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tokenizer_path: Path) -> Vocabulary:
+    return Vocabulary.load(tokenizer_path)
+
+
+@pytest.fixture(scope="module")
+def ids(tokenizer_path: Path) -> TextEncoder:
+    return TextEncoder(tokenizer_path)
+
+
+@pytest.fixture
+def thinking(vocabulary: Vocabulary, ids: TextEncoder) -> AnswerMatcher:
+    compiler = GrammarCompiler(vocabulary, vocabulary.size, [1])
+    return compiler.answer_matcher(DIGIT, ids.encode_bare("hi<think>"))
+
+
+def _accept(matcher: AnswerMatcher, tokens: tuple[int, ...]) -> None:
+    for token in tokens:
+        matcher.accept(token)
+
+
+def test_the_end_cannot_come_while_thinking(thinking: AnswerMatcher) -> None:
+    assert not thinking.allowed()[1] and thinking.allowed().sum() == len(thinking.allowed()) - 1
+
+
+def test_the_grammar_begins_after_thinking(thinking: AnswerMatcher, ids: TextEncoder) -> None:
+    _accept(thinking, ids.encode_bare("words</think>"))
+    with pytest.raises(ConstraintError):
+        _accept(thinking, ids.encode_bare("x"))
+
+
+def test_a_rollback_over_the_end_of_thinking_opens_it_again(thinking: AnswerMatcher, ids: TextEncoder) -> None:
+    _accept(thinking, ids.encode_bare("w</think>"))
+    _accept(thinking, ids.encode_bare("4"))
+    thinking.rollback(2)
+    _accept(thinking, ids.encode_bare("still words</think>"))
+    _accept(thinking, ids.encode_bare("7"))
+    assert thinking.is_completed
+
+
+def test_a_closed_prompt_leaves_nothing_free(vocabulary: Vocabulary, ids: TextEncoder) -> None:
+    compiler = GrammarCompiler(vocabulary, vocabulary.size, [1])
+    matcher = compiler.answer_matcher(DIGIT, ids.encode_bare("<think>a</think>"))
+    with pytest.raises(ConstraintError):
+        _accept(matcher, ids.encode_bare("a"))
