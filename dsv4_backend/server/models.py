@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dsv4_backend.server.runtime import Runtime
 from dsv4_backend.server.settings import read_settings
 from dsv4_backend.server.tokenizer import PromptMaker
 from dsv4_backend.server.triton import (
+    TritonChannel,
     TritonMetricWriter,
     input_arrays,
     make_error_response,
@@ -77,7 +79,8 @@ class RuntimeModel:
     def execute(self, requests: Sequence[Any]) -> None:
         """Hand every request to the engine and return."""
         for request in requests:
-            self._runtime.handle(read_incoming(request))
+            channel = TritonChannel(request)
+            self._runtime.handle(channel, partial(read_incoming, request, channel))
 
     def _poll(self) -> None:
         """On the sender thread, every few hundredths of a second."""

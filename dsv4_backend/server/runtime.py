@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -50,14 +50,14 @@ class Runtime:
         self._responder = responder
         self._vocab_size = vocab_size
 
-    def handle(self, incoming: Incoming) -> None:
-        """Admit one request, or answer it with an error. Never raises and never waits."""
-        error = attempt(lambda: self._handle(incoming))
+    def handle(self, channel: Channel, read: Callable[[], Incoming]) -> None:
+        """Read and admit one request, or answer it with an error. Never raises and never waits."""
+        error = attempt(lambda: self._handle(read()))
         if error is None:
             return
-        failure = attempt(lambda: incoming.channel.fail(error))
+        failure = attempt(lambda: channel.fail(error))
         if failure:
-            _log.error("request %r could not be answered", incoming.client_id, exc_info=failure)
+            _log.error("a refused request could not be answered", exc_info=failure)
 
     def close(self, drain_s: float) -> None:
         """Let running requests finish, end the others, and send everything."""

@@ -72,13 +72,13 @@ def input_arrays(request: Any) -> dict[str, Array]:
     return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
 
-def read_incoming(request: Any) -> Incoming:
+def read_incoming(request: Any, channel: TritonChannel) -> Incoming:
     """Return a decoupled model's request without Triton's types. Triton counts its timeout in µs; 0 is none."""
     timeout_us = request.timeout()
     return Incoming(
         client_id=request.request_id(),
         tensors=input_arrays(request),
-        channel=TritonChannel(request),
+        channel=channel,
         timeout_s=timeout_us / 1e6 if timeout_us else None,
     )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,19 @@ def test_model_files_are_thin(model: str) -> None:
     text = (REPOSITORY / model / "1" / "model.py").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 40
     assert not re.search(r"^\s*(def|class) ", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("model", MODELS[1:])
+def test_model_files_find_the_project_in_a_checkout_that_is_not_installed(model: str) -> None:
+    file = REPOSITORY / model / "1" / "model.py"
+    script = f"""
+import sys, types
+from importlib.util import find_spec
+sys.path.extend({[path for path in sys.path if path.endswith("site-packages")]!r})  # without the .pth files in there
+sys.modules["triton_python_backend_utils"] = types.ModuleType("triton_python_backend_utils")
+assert find_spec("dsv4_backend") is None, "this test must start without the project"
+import runpy
+found = runpy.run_path({str(file)!r})["TritonPythonModel"]
+assert sys.modules[found.__module__].__file__.startswith({str(REPOSITORY.parent)!r})
+"""
+    subprocess.run([sys.executable, "-I", "-S", "-c", script], check=True, timeout=60, cwd="/")

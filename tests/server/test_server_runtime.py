@@ -33,7 +33,8 @@ class Bench:
             items = [v.encode() if isinstance(v, str) else v for v in (value if isinstance(value, list) else [value])]
             tensors[name] = np.array(items, DTYPES[name].numpy)
         channel = FakeChannel()
-        self.runtime.handle(Incoming(client_id=client_id, tensors=tensors, channel=channel, timeout_s=timeout_s))
+        incoming = Incoming(client_id=client_id, tensors=tensors, channel=channel, timeout_s=timeout_s)
+        self.runtime.handle(channel, lambda: incoming)
         return channel
 
     def refusal(self, client_id: str = "", **values: Any) -> Exception:
@@ -138,6 +139,15 @@ def test_logprobs_are_sent_when_asked_for(bench: Bench) -> None:
 def test_a_bug_in_admission_still_answers_the_client(bench: Bench) -> None:
     bench.engine.refusal = ZeroDivisionError("a bug")
     assert bench.refusal(input_ids=[1]) is bench.engine.refusal
+
+
+def test_a_request_that_cannot_be_read_is_answered(bench: Bench) -> None:
+    def read() -> Incoming:
+        raise RuntimeError("a broken tensor")
+
+    channel = FakeChannel()
+    bench.runtime.handle(channel, read)
+    assert channel.num_finals == 1 and channel.errors
 
 
 def test_closing_drains_the_engine_first(bench: Bench) -> None:
