@@ -81,16 +81,19 @@ def test_model_files_are_thin(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS[1:])
-def test_model_files_find_the_project_in_a_checkout_that_is_not_installed(model: str) -> None:
+@pytest.mark.parametrize("folder", [REPOSITORY.parent, Path("/")], ids=["in the checkout", "elsewhere"])
+def test_model_files_find_the_project_in_a_checkout_that_is_not_installed(model: str, folder: Path) -> None:
     file = REPOSITORY / model / "1" / "model.py"
     script = f"""
 import sys, types
 from importlib.util import find_spec
 sys.path.extend({[path for path in sys.path if path.endswith("site-packages")]!r})  # without the .pth files in there
 sys.modules["triton_python_backend_utils"] = types.ModuleType("triton_python_backend_utils")
-assert find_spec("dsv4_backend") is None, "this test must start without the project"
+sys.path.insert(0, "")  # as in Triton's stub: a server started in the checkout sees half of the project
+assert find_spec("dsv4_kernels") is None, "this test must start without the project"
 import runpy
 found = runpy.run_path({str(file)!r})["TritonPythonModel"]
 assert sys.modules[found.__module__].__file__.startswith({str(REPOSITORY.parent)!r})
+assert find_spec("dsv4_kernels") and find_spec("dsv4_client")
 """
-    subprocess.run([sys.executable, "-I", "-S", "-c", script], check=True, timeout=60, cwd="/")
+    subprocess.run([sys.executable, "-I", "-S", "-c", script], check=True, timeout=60, cwd=folder)

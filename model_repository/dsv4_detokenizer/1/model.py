@@ -4,7 +4,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-if find_spec("dsv4_backend") is None:  # not installed: run straight from the checkout
+if not all(map(find_spec, ("dsv4_backend", "dsv4_kernels", "dsv4_client"))):  # not installed: use the checkout
     checkout = Path(__file__).resolve().parents[3]
     sys.path[:0] = [str(checkout / name) for name in ("", "kernels", "clients")]
 
