@@ -3,6 +3,9 @@
 Everything that is pending for a request leaves in ONE response, because the cost is per response and not per token: one
 token each when the server is idle, more by itself under load. `stream=false` waits for the final chunk.
 
+What is pending for a request is bounded by its max_tokens; what the server buffers for a client that does not read
+cannot be seen from here.
+
 Rule: every stream that was opened and not dropped ends in exactly one final response, whatever fails.
 """
 
@@ -21,6 +24,7 @@ from dsv4_backend.server.attempt import attempt
 from dsv4_backend.server.codec import Array, encode_chunk, merge_chunks
 
 POLL_S = 0.05  # between two looks for clients that went away
+MAX_PENDING = 1024  # chunks of an unstreamed answer that are kept before they are joined, to save memory
 MAX_POLLS = 64  # looks per round: each is a call of up to 76 µs into the server
 _log = logging.getLogger(__name__)
 
@@ -122,7 +126,8 @@ class Responder:
             if stream.is_ended:
                 return
             stream.pending.append(chunk)
-            if not stream.is_ready and (stream.is_streamed or chunk.is_final):
+            is_due = stream.is_streamed or chunk.is_final or len(stream.pending) >= MAX_PENDING
+            if is_due and not stream.is_ready:
                 stream.is_ready = True
                 self._ready.append(stream)
                 self._changed.notify()
@@ -169,12 +174,18 @@ class Responder:
         with self._changed:
             chunks, stream.pending = stream.pending, []
             stream.is_ready = False
-            if chunks and chunks[-1].is_final:
+            is_final = bool(chunks) and chunks[-1].is_final
+            if is_final:
                 self._forget(stream)  # before the response leaves: its reader may use the id again at once
-        if chunks and not self._guard(lambda: self._send(stream, merge_chunks(chunks))):
+        pass_on = self._send if stream.is_streamed or is_final else self._keep
+        if chunks and not self._guard(lambda: pass_on(stream, merge_chunks(chunks))):
             self.drop(stream)
             self._guard(lambda: self._cancel_quietly(stream))
             self._send_last_words(stream, "sending the answer failed; the server's log has the details.")
+
+    def _keep(self, stream: OutStream, chunk: Chunk) -> None:
+        with self._changed:
+            stream.pending.insert(0, chunk)
 
     def _send(self, stream: OutStream, chunk: Chunk) -> None:
         if chunk.finish_reason is FinishReason.ERROR and stream.num_sent == 0:

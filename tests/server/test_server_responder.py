@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from server_rig import WAIT_S, FakeChannel, FakeEngine, make_chunk
+from server_rig import WAIT_S, FakeChannel, FakeEngine, make_chunk, wait_until
 
 from dsv4_backend.errors import AlreadyRunningError, NotFoundError
 from dsv4_backend.records import FinishReason, Prompt, Request
-from dsv4_backend.server.responder import EngineFailedError, OutStream, Responder
+from dsv4_backend.server.responder import MAX_PENDING, EngineFailedError, OutStream, Responder
 
 
 @pytest.fixture
@@ -74,6 +74,20 @@ def test_an_unstreamed_request_gets_exactly_one_response(engine: FakeEngine, res
     stream.put(make_chunk(20, reason=FinishReason.LENGTH))
     assert channel.ended.wait(WAIT_S)
     assert len(channel.sent) == 1 and channel.token_ids == list(range(21))
+
+
+def test_a_long_unstreamed_answer_is_kept_joined(engine: FakeEngine, responder: Responder) -> None:
+    channel = FakeChannel()
+    stream = begin(engine, responder, channel)
+    stream.is_streamed = False
+    for token in range(2 * MAX_PENDING):
+        stream.put(make_chunk(token))
+    responder.start()
+    wait_until(lambda: len(stream.pending) == 1, "pending chunks are joined")
+    assert not channel.sent
+    stream.put(make_chunk(7, reason=FinishReason.STOP))
+    assert channel.ended.wait(WAIT_S)
+    assert channel.token_ids == [*range(2 * MAX_PENDING), 7] and len(channel.sent) == 1
 
 
 def test_an_engine_failure_before_the_first_response_is_an_error(engine: FakeEngine, responder: Responder) -> None:
