@@ -7,6 +7,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -25,7 +26,7 @@ from dsv4_client.errors import (
 )
 from dsv4_client.events import Event, Final
 from dsv4_client.options import Options
-from dsv4_client.stream import CHANNEL_OPTIONS, DEFAULT_URL, ENSEMBLE, METADATA, PROBE_S, RUNTIME, STOP_PAUSE_S, STOP_S
+from dsv4_client.stream import CHANNEL_OPTIONS, DEFAULT_URL, ENSEMBLE, PROBE_S, RUNTIME, STOP_PAUSE_S, STOP_S
 from dsv4_client.wire import PromptLike, build_request, build_stop, is_token_ids, read_reply
 
 
@@ -70,87 +71,145 @@ class AsyncClient:
         model = self.runtime if is_direct else self.model
         request_id = request_id or uuid.uuid4().hex
         message = build_request(model, request_id, prompt, protocol, options)
-        call = self._stub.ModelStreamInfer(_once(message), metadata=METADATA, timeout=timeout_s)
-        usage = Usage(num_input_tokens=0, num_output_tokens=0)
-        is_over = False
-        last: list[Event] = []
+        backstop_s = None if timeout_s is None else timeout_s + 2 * STOP_S  # the timer ends it before, in good order
+        call = self._stub.ModelStreamInfer(_once(message), timeout=backstop_s)
+        progress = _Progress(call=call, model=model, stop_id="" if is_direct else request_id)
+        timer = None if timeout_s is None else asyncio.create_task(self._expire(progress, timeout_s))
         try:
-            async for response in call:
-                if is_over:  # nothing but the status may follow; a stream dropped before it is an error in Triton's log
+            async for event in self._events(progress):
+                is_cancelled = isinstance(event, Final) and event.finish_reason is FinishReason.CANCELLED
+                if timeout_s is not None and progress.is_expired and is_cancelled:
+                    raise DeadlineError(timeout_s, progress.usage.num_output_tokens)
+                yield event
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if not progress.is_over:
+                await self._close(progress)
+
+    async def cancel(self, request_id: str, *, timeout_s: float = STOP_S) -> None:
+        """End the ensemble's running request of that id. Raises: NotFoundError when there is none."""
+        call = self._stub.ModelStreamInfer(_once(build_stop(self.model, request_id)), timeout=timeout_s)
+        try:
+            messages = [response.error_message async for response in call if response.error_message]
+        except grpc.aio.AioRpcError as error:
+            raise await self._explain(error.code().name, error.details() or "", self.model) from None
+        if messages:
+            raise await self._explain("", messages[0], self.model)
+
+    async def _events(self, progress: _Progress) -> AsyncGenerator[Event, None]:
+        """Yield the events of a stream; the last ones only after its status has been read."""
+        last: list[Event] = []
+        message = ""
+        try:
+            while (response := await progress.read()) is not grpc.aio.EOF:
+                if progress.is_over:  # nothing but the status may follow
                     continue
-                if response.error_message:
-                    is_over = True
-                    raise await self._explain("", response.error_message, model)
+                message = response.error_message
                 reply = read_reply(response.infer_response)
-                usage = reply.usage
-                is_over = reply.finish_reason is not None
-                if is_over:
+                progress.usage = reply.usage if not message else progress.usage
+                progress.is_over = bool(message) or reply.finish_reason is not None
+                if progress.is_over:
                     last = reply.events()
                     continue
                 for event in reply.events():
                     yield event
-            if not is_over:
-                is_over = True
-                raise BrokenStreamError(
-                    self.url, "the server closed it without a final response", usage.num_output_tokens
-                )
         except grpc.aio.AioRpcError as error:
-            code = error.code().name
-            is_over = is_over or code != "DEADLINE_EXCEEDED"
-            if code == "CANCELLED":
-                last = last or [Final(finish_reason=FinishReason.CANCELLED, usage=usage)]
-            if not last:
-                raise await self._failure(code, error.details() or "", model, usage, timeout_s) from None
-        finally:
-            if not is_over:
-                await self._stop(call, None if is_direct else request_id)
+            progress.is_over = True
+            if error.code() is grpc.StatusCode.CANCELLED:
+                last = last or [Final(finish_reason=FinishReason.CANCELLED, usage=progress.usage)]
+            elif not last:
+                raise await self._failure(error, progress) from None
+        if message:
+            raise await self._explain("", message, progress.model)
+        if not progress.is_over:
+            progress.is_over = True
+            raise BrokenStreamError(self.url, "the server closed it without a final response", progress.num_tokens)
         for event in last:
             yield event
 
-    async def cancel(self, request_id: str, *, timeout_s: float = STOP_S) -> None:
-        """End the ensemble's running request of that id. Raises: NotFoundError when there is none."""
-        stop = build_stop(self.model, request_id)
-        call = self._stub.ModelStreamInfer(_once(stop), metadata=METADATA, timeout=timeout_s)
-        try:
-            async for response in call:
-                if response.error_message:
-                    raise await self._explain("", response.error_message, self.model)
-        except grpc.aio.AioRpcError as error:
-            raise await self._explain(error.code().name, error.details() or "", self.model) from None
+    async def _expire(self, progress: _Progress, timeout_s: float) -> None:
+        """End a request whose time has passed."""
+        await asyncio.sleep(timeout_s)
+        progress.is_expired = True
+        with contextlib.suppress(Dsv4Error):
+            await self._stop(progress)
 
-    async def _stop(self, call: grpc.aio.Call, request_id: str | None) -> None:
-        """Stop a request whose reader has left; request_id is None for one that sees the gRPC cancellation."""
+    async def _stop(self, progress: _Progress) -> None:
+        """Ask the server to end a request: by its id, or by cancellation where the runtime is addressed directly."""
+        if not progress.stop_id:
+            progress.call.cancel()
+            return
         deadline = time.monotonic() + STOP_S
-        while request_id is not None and time.monotonic() < deadline:
+        while True:
             try:
-                with contextlib.suppress(ServerUnreachableError):
-                    await self.cancel(request_id)
-                break
+                await self.cancel(progress.stop_id)
+                return
             except NotFoundError:
-                if call.done():
-                    break
+                if progress.call.done() or time.monotonic() >= deadline:
+                    return
                 await asyncio.sleep(STOP_PAUSE_S)
-        call.cancel()
 
-    async def _failure(self, code: str, details: str, model: str, usage: Usage, timeout_s: float | None) -> Dsv4Error:
-        num_tokens = usage.num_output_tokens
-        if code == "DEADLINE_EXCEEDED" and timeout_s is not None:
-            return DeadlineError(timeout_s, num_tokens)
-        if num_tokens and code in ("UNAVAILABLE", "INTERNAL", "UNKNOWN"):
-            return BrokenStreamError(self.url, details, num_tokens)
-        return await self._explain(code, details, model)
+    async def _close(self, progress: _Progress) -> None:
+        """Stop a request whose reader has left, and read its stream to the end (see `Generation.close`)."""
+        try:
+            with contextlib.suppress(Dsv4Error, grpc.aio.AioRpcError, TimeoutError):
+                await self._stop(progress)
+                async with asyncio.timeout(STOP_S):
+                    while await progress.read() is not grpc.aio.EOF:
+                        pass
+        finally:
+            progress.call.cancel()  # does nothing to a stream that has ended
+
+    async def _failure(self, error: grpc.aio.AioRpcError, progress: _Progress) -> Dsv4Error:
+        code, details = error.code().name, error.details() or ""
+        if progress.num_tokens and code in ("UNAVAILABLE", "INTERNAL", "UNKNOWN"):
+            return BrokenStreamError(self.url, details, progress.num_tokens)
+        return await self._explain(code, details, progress.model)
 
     async def _explain(self, code: str, message: str, model: str) -> Dsv4Error:
         if names_missing_model(message):
             return ModelNotReadyError(self.url, model, message)
+        if not code:
+            return refusal(message)
         if code != "UNAVAILABLE":
-            return refusal(code, message)
+            return Dsv4Error(f"the server at {self.url} answered {code}: {message}")
         try:
-            await self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=PROBE_S)
             answer = await self._stub.ModelReady(service_pb2.ModelReadyRequest(name=model), timeout=PROBE_S)
         except grpc.aio.AioRpcError:
             return ServerUnreachableError(self.url, message)
-        return refusal(code, message) if answer.ready else ModelNotReadyError(self.url, model, message)
+        return BrokenStreamError(self.url, message, 0) if answer.ready else ModelNotReadyError(self.url, model, message)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Progress:
+    """A running request and how far it has come. stop_id is empty when the runtime is addressed directly."""
+
+    call: grpc.aio.StreamStreamCall
+    model: str
+    stop_id: str
+    usage: Usage = field(default_factory=lambda: Usage(num_input_tokens=0, num_output_tokens=0))
+    is_over: bool = False
+    is_expired: bool = False
+    reading: asyncio.Future[service_pb2.ModelStreamInferResponse] | None = None
+
+    async def read(self) -> service_pb2.ModelStreamInferResponse:
+        """Return the next response, or grpc.aio.EOF.
+
+        Rule: cancelling the reader does not cancel the call, which must be stopped by its id and read to its end.
+        """
+        if self.reading is None:
+            self.reading = asyncio.ensure_future(self.call.read())
+        try:
+            return await asyncio.shield(self.reading)
+        finally:
+            if self.reading.done():
+                self.reading = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens received so far."""
+        return self.usage.num_output_tokens
 
 
 async def _once(message: service_pb2.ModelInferRequest) -> AsyncGenerator[service_pb2.ModelInferRequest, None]:

@@ -1,4 +1,4 @@
-"""Errors of the client, and how a gRPC status becomes one.
+"""Errors of the client, and how the server's text becomes one.
 
 Dsv4Error
 ├── ServerUnreachableError   nothing answers at the address
@@ -15,8 +15,9 @@ import re
 from dsv4_backend.errors import Dsv4Error, NotFoundError, OverloadedError, RequestError
 
 _RETRY = re.compile(r"\s*Retry after ([0-9.]+) s\.$")
-_UNKNOWN_MODEL = re.compile(r"unknown model|not at ready state|not ready")
-_ENSEMBLE = re.compile(r"^in ensemble '[^']*', ")
+_UNKNOWN_ID = re.compile(r"^no request .* is running")
+_MISSING_MODEL = re.compile(r"unknown model|not at ready state|not ready|Stub process .* is not healthy")
+_PREFIX = re.compile(r"^(in ensemble '[^']*', |\[request id: [^\]]*\] )+")
 
 
 class ServerUnreachableError(Dsv4Error):
@@ -56,22 +57,21 @@ class BrokenStreamError(Dsv4Error):
         super().__init__(f"the stream from {url} broke after {num_tokens} tokens: {details}")
 
 
-def refusal(code: str, message: str) -> Dsv4Error:
-    """Return the error for a request that the server answered with `code` (a gRPC status name) and `message`.
+def refusal(message: str) -> Dsv4Error:
+    """Return the error that the server's text stands for.
 
-    Rule: `UNAVAILABLE` here means that the server itself said so: the caller has ruled out a lost connection.
+    Rule: on a stream Triton sends text without a status. It can be made to send a status, by the header
+          `triton_grpc_error`, but then 2.51 crashes in about one of a hundred errors: the text must do.
     """
-    message = _ENSEMBLE.sub("", message)
-    if code == "NOT_FOUND":
+    message = _PREFIX.sub("", message)
+    if _UNKNOWN_ID.search(message):
         return NotFoundError(message)
-    if code == "UNAVAILABLE":
-        hint = _RETRY.search(message)
-        return OverloadedError(_RETRY.sub("", message), retry_after_s=float(hint.group(1)) if hint else 1.0)
-    if code in ("INVALID_ARGUMENT", ""):
-        return RequestError(message)
-    return Dsv4Error(f"the server answered {code}: {message}")
+    hint = _RETRY.search(message)
+    if hint:
+        return OverloadedError(_RETRY.sub("", message), retry_after_s=float(hint.group(1)))
+    return RequestError(message)
 
 
 def names_missing_model(message: str) -> bool:
-    """Whether Triton's text says that the model is not there."""
-    return _UNKNOWN_MODEL.search(message) is not None
+    """Whether Triton's text says that the model is not there, or that its process has died."""
+    return _MISSING_MODEL.search(message) is not None

@@ -8,6 +8,7 @@ with the same id (Triton passes no cancellation on through an ensemble); the run
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import uuid
 import weakref
@@ -36,8 +37,6 @@ from dsv4_client.wire import PromptLike, build_request, build_stop, is_token_ids
 DEFAULT_URL = "127.0.0.1:8001"
 ENSEMBLE = "dsv4"
 RUNTIME = "dsv4_runtime"
-# Errors then end the stream with a status code; without this header Triton sends their text alone.
-METADATA = (("triton_grpc_error", "true"),)
 CHANNEL_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 PROBE_S = 2.0
 # A stop can overtake its request, which is still being tokenised: it is repeated for so long.
@@ -92,7 +91,8 @@ class Client:
         model = self.runtime if is_direct else self.model
         request_id = request_id or uuid.uuid4().hex
         message = build_request(model, request_id, prompt, protocol, options)
-        call = self._stub.ModelStreamInfer(iter([message]), metadata=METADATA, timeout=timeout_s)
+        backstop_s = None if timeout_s is None else timeout_s + 2 * STOP_S  # the timer ends it before, in good order
+        call = self._stub.ModelStreamInfer(iter([message]), timeout=backstop_s)
         generation = Generation(self, call, request_id, None if is_direct else model, timeout_s)
         self._running.add(generation)
         return generation
@@ -118,15 +118,13 @@ class Client:
 
         Raises: NotFoundError when no such request is running.
         """
-        call = self._stub.ModelStreamInfer(
-            iter([build_stop(self.model, request_id)]), metadata=METADATA, timeout=timeout_s
-        )
+        call = self._stub.ModelStreamInfer(iter([build_stop(self.model, request_id)]), timeout=timeout_s)
         try:
-            for response in call:
-                if response.error_message:
-                    raise self.explain("", response.error_message, self.model)
+            messages = [response.error_message for response in call if response.error_message]
         except grpc.RpcError as error:
             raise self.explain(error.code().name, error.details() or "", self.model) from None
+        if messages:
+            raise self.explain("", messages[0], self.model)
 
     def check_ready(self) -> None:
         """Return if the server serves the ensemble. Raises: ServerUnreachableError or ModelNotReadyError."""
@@ -150,17 +148,21 @@ class Client:
             time.sleep(_READY_PAUSE_S)
 
     def explain(self, code: str, message: str, model: str) -> Dsv4Error:
-        """Return the error that a status stands for; asks the server where the status alone does not say."""
+        """Return the error that a gRPC status, or the server's text (code ""), stands for.
+
+        Rule: a status says that the connection or Triton failed; where it does not say what, the server is asked.
+        """
         if names_missing_model(message):
             return ModelNotReadyError(self.url, model, message)
+        if not code:
+            return refusal(message)
         if code != "UNAVAILABLE":
-            return refusal(code, message)
+            return Dsv4Error(f"the server at {self.url} answered {code}: {message}")
         try:
-            self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=PROBE_S)
             ready = self._stub.ModelReady(service_pb2.ModelReadyRequest(name=model), timeout=PROBE_S).ready
         except grpc.RpcError:
             return ServerUnreachableError(self.url, message)
-        return refusal(code, message) if ready else ModelNotReadyError(self.url, model, message)
+        return BrokenStreamError(self.url, message, 0) if ready else ModelNotReadyError(self.url, model, message)
 
 
 class Generation(Iterator[Event]):
@@ -180,6 +182,9 @@ class Generation(Iterator[Event]):
         self._pending: deque[Event] = deque()
         self._usage = Usage(num_input_tokens=0, num_output_tokens=0)
         self._is_over = False
+        self._is_expired = False
+        self._reading = threading.Lock()
+        self._timer = _start_timer(self, timeout_s)
 
     def __enter__(self) -> Self:
         """Use as a context."""
@@ -215,68 +220,108 @@ class Generation(Iterator[Event]):
             self._call.cancel()
             return
         deadline = time.monotonic() + STOP_S
-        while self._call.is_active():
+        while not self._is_over:
             try:
                 self._client.cancel(self.request_id)
                 return
             except NotFoundError:
-                if time.monotonic() >= deadline:
+                if not self._call.is_active() or time.monotonic() >= deadline:
                     return
                 time.sleep(STOP_PAUSE_S)
 
     def close(self) -> None:
-        """Stop the request, if it still runs, and drop its stream."""
+        """Stop the request, if it still runs, and drop what it had to say.
+
+        Rule: the stopped stream is read to its end. Triton 2.51 loses count of an ensemble's requests when a stream is
+              cancelled while its request completes, and then cannot stop in good order.
+        """
         if self._is_over:
             return
+        watchdog = threading.Timer(STOP_S, self._call.cancel)
+        watchdog.daemon = True
+        try:
+            with contextlib.suppress(Dsv4Error):
+                self.cancel()
+                watchdog.start()
+                while not self._is_over:
+                    self._receive()
+        finally:
+            watchdog.cancel()
+            self._finish()
+            self._call.cancel()  # does nothing to a stream that has ended
+
+    def expire(self) -> None:
+        """End a request whose time has passed: its reader gets a DeadlineError."""
+        self._is_expired = True
         with contextlib.suppress(Dsv4Error):
             self.cancel()
-        self._is_over = True
-        self._call.cancel()
 
     def _receive(self) -> None:
-        try:
-            response = next(self._call)
-        except StopIteration:
-            raise self._broken("the server closed it without a final response") from None
-        except grpc.RpcError as error:
-            self._end(error.code().name, error.details() or "")
-            return
-        if response.error_message:
-            self._end("", response.error_message)
-            return
-        reply = read_reply(response.infer_response)
-        self._usage = reply.usage
-        self._pending.extend(reply.events())
-        if reply.finish_reason is not None:
-            self._is_over = True
-            self._drain()
+        with self._reading:
+            if self._is_over:
+                return
+            try:
+                response = next(self._call)
+            except StopIteration:
+                raise self._broken("the server closed it without a final response") from None
+            except grpc.RpcError as error:
+                self._end(error.code().name, error.details() or "")
+                return
+            if response.error_message:
+                self._drain()
+                raise self._client.explain("", response.error_message, self._model or RUNTIME)
+            reply = read_reply(response.infer_response)
+            self._usage = reply.usage
+            if reply.finish_reason is not None:
+                self._drain()
+                self._check_expired(reply.finish_reason)
+            self._pending.extend(reply.events())
 
     def _drain(self) -> None:
-        """Wait for the status behind the final response: Triton logs an error for a stream dropped before it."""
+        """Read the status behind the final response."""
         with contextlib.suppress(grpc.RpcError):
             for _ in self._call:
                 pass
+        self._finish()
+
+    def _finish(self) -> None:
+        self._is_over = True
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _end(self, code: str, message: str) -> None:
         """Turn a status into the end of the stream. Raises: unless it answers a cancellation of our own."""
+        self._finish()
         if code == "CANCELLED":
-            self._is_over = True
+            self._check_expired(FinishReason.CANCELLED)
             self._pending.append(Final(finish_reason=FinishReason.CANCELLED, usage=self._usage))
             return
         if code == "DEADLINE_EXCEEDED" and self._timeout_s is not None:
-            self._stop_expired()
             raise DeadlineError(self._timeout_s, self._usage.num_output_tokens) from None
-        self._is_over = True
         if self._usage.num_output_tokens and code in ("UNAVAILABLE", "INTERNAL", "UNKNOWN"):
             raise self._broken(message) from None
         raise self._client.explain(code, message, self._model or RUNTIME) from None
 
-    def _stop_expired(self) -> None:
-        self._is_over = True
-        if self._model is not None:
-            with contextlib.suppress(Dsv4Error):
-                self._client.cancel(self.request_id)
+    def _check_expired(self, reason: FinishReason) -> None:
+        if self._is_expired and self._timeout_s is not None and reason is FinishReason.CANCELLED:
+            raise DeadlineError(self._timeout_s, self._usage.num_output_tokens) from None
 
     def _broken(self, details: str) -> BrokenStreamError:
-        self._is_over = True
+        self._finish()
         return BrokenStreamError(self._client.url, details, self._usage.num_output_tokens)
+
+
+def _start_timer(generation: Generation, timeout_s: float | None) -> threading.Timer | None:
+    """Start the clock of a request. It keeps no reference, so that an abandoned generation is still collected."""
+    if timeout_s is None:
+        return None
+    timer = threading.Timer(timeout_s, _expire, args=(weakref.ref(generation),))
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def _expire(reference: weakref.ref[Generation]) -> None:
+    generation = reference()
+    if generation is not None:
+        generation.expire()

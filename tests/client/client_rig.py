@@ -30,6 +30,11 @@ def reply(
     return message
 
 
+def refuse(message: str) -> service_pb2.ModelStreamInferResponse:
+    """Return an error as Triton sends it on a stream: text without a status."""
+    return service_pb2.ModelStreamInferResponse(error_message=message)
+
+
 def _output(message: service_pb2.ModelStreamInferResponse, name: str, datatype: str, data: bytes) -> None:
     output = message.infer_response.outputs.add()
     output.name = name
@@ -51,6 +56,7 @@ class Call:
     context: grpc.ServicerContext
     stopped: threading.Event
     cancelled: threading.Event = field(default_factory=threading.Event)
+    is_complete: bool = False
 
 
 Replies = Iterator[service_pb2.ModelStreamInferResponse]
@@ -106,19 +112,20 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         request = next(request_iterator)
         inputs = {tensor.name: _values(tensor) for tensor in request.inputs}
         if inputs.get("stop") == [True]:
-            yield from self._stop(request.id, context)
+            yield from self._stop(request.id)
             return
         call = Call(inputs, request.id, request.model_name, context, threading.Event())
         context.add_callback(call.cancelled.set)
         self.calls.append(call)
         self._running[request.id] = call
         yield from self.script(call)
+        call.is_complete = True
         self._running.pop(request.id)  # not on cancellation: Triton does not tell an ensemble either
 
-    def _stop(self, request_id: str, context: grpc.ServicerContext) -> Iterator[service_pb2.ModelStreamInferResponse]:
+    def _stop(self, request_id: str) -> Iterator[service_pb2.ModelStreamInferResponse]:
         call = self._running.get(request_id)
         if call is None:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"in ensemble 'dsv4', no request {request_id} is running")
+            yield refuse(f"in ensemble 'dsv4', no request with id '{request_id}' is running")
             return
         call.stopped.set()
         yield reply(reason="stop")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-from client_rig import WAIT_S, Call, FakeServer, Replies, count_to_three, reply, until_stopped
+from client_rig import WAIT_S, Call, FakeServer, Replies, count_to_three, refuse, reply, until_stopped
 from dsv4_client import (
     BrokenStreamError,
     Client,
@@ -20,7 +20,6 @@ from dsv4_client import (
     ServerUnreachableError,
 )
 from dsv4_client.background import Background
-from tritonclient.grpc import service_pb2
 
 from dsv4_backend.errors import Dsv4Error, NotFoundError, OverloadedError, RequestError
 from dsv4_backend.records import FinishReason, TokenLogprob
@@ -120,7 +119,7 @@ def test_directly_addressed_runtime_sees_the_grpc_cancellation(connect: Connect)
 
 def test_stopping_an_unknown_request_says_so(connect: Connect) -> None:
     client, _ = connect(count_to_three)
-    with pytest.raises(NotFoundError, match=r"^no request r7 is running"):
+    with pytest.raises(NotFoundError, match=r"^no request with id 'r7' is running"):
         client.cancel("r7")
 
 
@@ -128,7 +127,28 @@ def test_deadline_stops_the_request_and_says_how_far_it_came(connect: Connect) -
     client, server = connect(until_stopped)
     with pytest.raises(DeadlineError, match=r"0\.3 s \(1 tokens"):
         list(client.generate("hello", timeout_s=0.3))
-    assert server.calls[0].stopped.wait(WAIT_S) or server.calls[0].cancelled.is_set()
+    assert server.calls[0].stopped.is_set() and server.calls[0].is_complete
+
+
+def test_direct_deadline_cancels_the_request(connect: Connect) -> None:
+    client, server = connect(until_stopped)
+    with pytest.raises(DeadlineError):
+        list(client.generate([1], timeout_s=0.3))
+    assert server.calls[0].cancelled.wait(WAIT_S)
+
+
+def test_timeout_that_does_not_pass_changes_nothing(connect: Connect) -> None:
+    client, _ = connect(count_to_three)
+    assert client.complete("hello", timeout_s=30.0).text == "abc"
+
+
+def test_stopped_stream_is_read_to_its_end(connect: Connect) -> None:
+    """Triton loses count of requests whose stream is cancelled while they complete."""
+    client, server = connect(until_stopped)
+    generation = client.generate("hello")
+    next(generation)
+    generation.close()
+    assert server.calls[0].is_complete and not generation._call.cancelled()
 
 
 def test_unreachable_server_is_named_with_the_command_to_start_one() -> None:
@@ -152,7 +172,7 @@ def test_check_ready_refuses_a_model_that_is_not_loaded(connect: Connect) -> Non
 
 def test_full_queue_is_an_overload_with_its_retry_hint(connect: Connect) -> None:
     message = "the queue holds 4 requests, the limit is 4. Retry after 2.5 s."
-    client, _ = connect(lambda call: _abort(call, grpc.StatusCode.UNAVAILABLE, message))
+    client, _ = connect(lambda call: iter([refuse(f"in ensemble 'dsv4', {message}")]))
     with pytest.raises(OverloadedError, match=f"^{message}$") as caught:
         list(client.generate("hello"))
     assert caught.value.retry_after_s == 2.5
@@ -160,15 +180,26 @@ def test_full_queue_is_an_overload_with_its_retry_hint(connect: Connect) -> None
 
 def test_refusal_passes_the_servers_text_on(connect: Connect) -> None:
     message = "top_p is 3 but must be above 0 to 1."
-    client, _ = connect(lambda call: _abort(call, grpc.StatusCode.INVALID_ARGUMENT, f"in ensemble 'dsv4', {message}"))
+    client, _ = connect(lambda call: iter([refuse(f"in ensemble 'dsv4', {message}")]))
     with pytest.raises(RequestError, match=f"^{message}$"):
         list(client.generate("hello", top_p=3.0))
 
 
-def test_error_text_without_a_status_is_a_refusal(connect: Connect) -> None:
-    answer = service_pb2.ModelStreamInferResponse(error_message="unexpected inference input 'x'")
-    client, _ = connect(lambda call: iter([answer]))
-    with pytest.raises(RequestError, match="unexpected inference input"):
+def test_dead_stub_is_a_model_that_is_not_ready(connect: Connect) -> None:
+    client, _ = connect(lambda call: iter([refuse("Stub process 'dsv4_runtime_0' is not healthy.")]))
+    with pytest.raises(ModelNotReadyError, match="not healthy"):
+        list(client.generate("hello"))
+
+
+def test_status_of_tritons_own_is_passed_on(connect: Connect) -> None:
+    client, _ = connect(lambda call: _abort(call, grpc.StatusCode.RESOURCE_EXHAUSTED, "message too large"))
+    with pytest.raises(Dsv4Error, match="RESOURCE_EXHAUSTED: message too large"):
+        list(client.generate("hello"))
+
+
+def test_connection_lost_before_the_first_token_is_a_broken_stream(connect: Connect) -> None:
+    client, _ = connect(lambda call: _abort(call, grpc.StatusCode.UNAVAILABLE, "Socket closed"))
+    with pytest.raises(BrokenStreamError, match="after 0 tokens: Socket closed"):
         list(client.generate("hello"))
 
 
