@@ -30,6 +30,11 @@ class Control:
         """Ask for an unload, which refuses new requests at once and lets running ones finish."""
         return self._call("POST", f"/v2/repository/models/{model}/unload")[0] == 200
 
+    def text(self, path: str) -> str:
+        """Return what a GET answers; empty when nobody does."""
+        status, body = self._call("GET", path)
+        return body if status == 200 else ""
+
     def generate(self, model: str, inputs: dict[str, object]) -> tuple[int, str]:
         """Send one request of one response and return (status, body)."""
         return self._call("POST", f"/v2/models/{model}/generate", json.dumps(inputs))

@@ -17,12 +17,14 @@ from types import TracebackType
 from dsv4_backend.config import END_MARKER
 from dsv4_backend.errors import ConfigError, LaunchError
 from dsv4_backend.launcher.control import Control
+from dsv4_backend.launcher.idle import IdleWatch
 from dsv4_backend.launcher.installation import Installation, find_installation
 from dsv4_backend.launcher.ports import PORT_NAMES, free_ports, require_free
 from dsv4_backend.launcher.process import ChildProcess, pids_with_argument
 from dsv4_backend.launcher.repository import RunDirectory, remove_shared_memory, remove_stale
 
 POLL_S = 0.05
+HELD_OPEN_S = 3.0  # for a server that only idle connections keep alive
 CONFIGURED_MODELS = ("dsv4_runtime", "dsv4_tokenizer", "dsv4_detokenizer")
 
 
@@ -58,6 +60,7 @@ class Server:
         self.options = options
         self.shm_prefix = f"dsv4_{os.getpid()}_{uuid.uuid4().hex[:8]}_"
         self.exit_code: int | None = None
+        self._is_held_open = False
         self._on_log = on_log
         self._process: ChildProcess | None = None
         self._directory: RunDirectory | None = None
@@ -239,12 +242,18 @@ class Server:
         deadline = time.monotonic() + self.options.drain_timeout_s
         index = self.control.index()
         served = [model for model in self.options.models if model in index] or list(index)
-        if not self._unload(served, lambda: time.monotonic() > deadline or should_hurry()) and self._end_requests():
-            ended = time.monotonic() + self.options.end_grace_s
-            self._unload(served, lambda: time.monotonic() > ended)
+        metrics = Control(host=self.local_host, port=self.metrics_port)
+        watch = IdleWatch(lambda: metrics.text("/metrics"))
+        if not self._unload(served, lambda: time.monotonic() > deadline or should_hurry() or watch.is_idle()):
+            self._is_held_open = watch.is_idle()
+            if not self._is_held_open and self._end_requests():
+                ended = time.monotonic() + self.options.end_grace_s
+                self._unload(served, lambda: time.monotonic() > ended or watch.is_idle())
+                self._is_held_open = watch.is_idle()
         steps = [model for model, state in self.control.index().items() if model not in served and state == "READY"]
         grace = time.monotonic() + self.options.end_grace_s
-        self._unload(steps, lambda: time.monotonic() > max(deadline, grace) or should_hurry())
+        limit = grace if self._is_held_open else max(deadline, grace)
+        self._unload(steps, lambda: time.monotonic() > limit or should_hurry())
 
     def _unload(self, models: list[str], must_go_on: Callable[[], bool]) -> bool:
         """Unload models and wait until none has running requests. Returns False when `must_go_on` came first."""
@@ -268,12 +277,19 @@ class Server:
     def _stop(self, process: ChildProcess) -> int:
         if process.poll() is None:
             process.send(signal.SIGTERM)
-        code = process.wait(self.options.exit_timeout_s)
+        code = process.wait(HELD_OPEN_S if self._is_held_open else self.options.exit_timeout_s)
         if code is None:
             process.send(signal.SIGKILL)
             code = process.wait(self.options.exit_timeout_s)
+        if code and self._is_held_open:
+            code = 0  # every request was answered; what was cut were idle connections
+            self._say("every request is answered; idle client connections that stayed open were cut")
         self.exit_code = code if code is not None else -int(signal.SIGKILL)
         return self.exit_code
+
+    def _say(self, text: str) -> None:
+        if self._on_log:
+            self._on_log(text)
 
     def _remove_what_is_ours(self) -> None:
         """Stubs that outlived the server, shared memory under our prefix, and the run directory."""
