@@ -67,13 +67,12 @@ class AsyncClient:
 
         Raises: the errors of `dsv4_client.errors`.
         """
-        is_direct = is_token_ids(prompt)
-        model = self.runtime if is_direct else self.model
+        model = self.runtime if is_token_ids(prompt) else self.model
         request_id = request_id or uuid.uuid4().hex
         message = build_request(model, request_id, prompt, protocol, options)
         backstop_s = None if timeout_s is None else timeout_s + 2 * STOP_S  # the timer ends it before, in good order
         call = self._stub.ModelStreamInfer(_once(message), timeout=backstop_s)
-        progress = _Progress(call=call, model=model, stop_id="" if is_direct else request_id)
+        progress = _Progress(call=call, model=model, request_id=request_id)
         timer = None if timeout_s is None else asyncio.create_task(self._expire(progress, timeout_s))
         try:
             async for event in self._events(progress):
@@ -87,15 +86,16 @@ class AsyncClient:
             if not progress.is_over:
                 await self._close(progress)
 
-    async def cancel(self, request_id: str, *, timeout_s: float = STOP_S) -> None:
-        """End the ensemble's running request of that id. Raises: NotFoundError when there is none."""
-        call = self._stub.ModelStreamInfer(_once(build_stop(self.model, request_id)), timeout=timeout_s)
+    async def cancel(self, request_id: str, *, model: str = "", timeout_s: float = STOP_S) -> None:
+        """End the running request of that id, sent to `model` (the ensemble by default). Raises: NotFoundError."""
+        model = model or self.model
+        call = self._stub.ModelStreamInfer(_once(build_stop(model, request_id)), timeout=timeout_s)
         try:
             messages = [response.error_message async for response in call if response.error_message]
         except grpc.aio.AioRpcError as error:
-            raise await self._explain(error.code().name, error.details() or "", self.model) from None
+            raise await self._explain(error.code().name, error.details() or "", model) from None
         if messages:
-            raise await self._explain("", messages[0], self.model)
+            raise await self._explain("", messages[0], model)
 
     async def _events(self, progress: _Progress) -> AsyncGenerator[Event, None]:
         """Yield the events of a stream; the last ones only after its status has been read."""
@@ -136,14 +136,11 @@ class AsyncClient:
             await self._stop(progress)
 
     async def _stop(self, progress: _Progress) -> None:
-        """Ask the server to end a request: by its id, or by cancellation where the runtime is addressed directly."""
-        if not progress.stop_id:
-            progress.call.cancel()
-            return
+        """Ask the server to end a request. A stop can overtake its request: it is repeated for a while."""
         deadline = time.monotonic() + STOP_S
         while True:
             try:
-                await self.cancel(progress.stop_id)
+                await self.cancel(progress.request_id, model=progress.model)
                 return
             except NotFoundError:
                 if progress.call.done() or time.monotonic() >= deadline:
@@ -183,11 +180,11 @@ class AsyncClient:
 
 @dataclass(slots=True, kw_only=True)
 class _Progress:
-    """A running request and how far it has come. stop_id is empty when the runtime is addressed directly."""
+    """A running request and how far it has come."""
 
     call: grpc.aio.StreamStreamCall
     model: str
-    stop_id: str
+    request_id: str
     usage: Usage = field(default_factory=lambda: Usage(num_input_tokens=0, num_output_tokens=0))
     is_over: bool = False
     is_expired: bool = False

@@ -1,8 +1,9 @@
 """The streaming client: `Client.generate` starts a request and yields its events; leaving the loop early stops it.
 
 Each request has a gRPC stream of its own, and all of them share one connection: any number of threads may generate at
-once, and a broken or cancelled stream touches no other. A request through the ensemble is stopped by a second request
-with the same id (Triton passes no cancellation on through an ensemble); the runtime itself sees the gRPC cancellation.
+once, and a broken or cancelled stream touches no other. A request is stopped by a second request with the same id, and
+its stream is read to the end: Triton passes no cancellation on through an ensemble, and where it does (the runtime
+addressed directly) a cancellation that meets the completion of its request makes Triton 2.51 lose count of requests.
 """
 
 from __future__ import annotations
@@ -87,13 +88,12 @@ class Client:
                 runtime. An empty request_id is replaced by a fresh one.
         Raises: RequestError at once for a bad option; the stream itself raises what the server refuses.
         """
-        is_direct = is_token_ids(prompt)
-        model = self.runtime if is_direct else self.model
+        model = self.runtime if is_token_ids(prompt) else self.model
         request_id = request_id or uuid.uuid4().hex
         message = build_request(model, request_id, prompt, protocol, options)
         backstop_s = None if timeout_s is None else timeout_s + 2 * STOP_S  # the timer ends it before, in good order
         call = self._stub.ModelStreamInfer(iter([message]), timeout=backstop_s)
-        generation = Generation(self, call, request_id, None if is_direct else model, timeout_s)
+        generation = Generation(self, call, request_id, model, timeout_s)
         self._running.add(generation)
         return generation
 
@@ -113,18 +113,20 @@ class Client:
         ) as generation:
             return join_events(generation)
 
-    def cancel(self, request_id: str, *, timeout_s: float = STOP_S) -> None:
-        """End the ensemble's running request of that id; its own stream then ends with `cancelled`.
+    def cancel(self, request_id: str, *, model: str = "", timeout_s: float = STOP_S) -> None:
+        """End the running request of that id; its own stream then ends with `cancelled`.
 
+        Rule:   model is the one that the request was sent to: the ensemble by default.
         Raises: NotFoundError when no such request is running.
         """
-        call = self._stub.ModelStreamInfer(iter([build_stop(self.model, request_id)]), timeout=timeout_s)
+        model = model or self.model
+        call = self._stub.ModelStreamInfer(iter([build_stop(model, request_id)]), timeout=timeout_s)
         try:
             messages = [response.error_message for response in call if response.error_message]
         except grpc.RpcError as error:
-            raise self.explain(error.code().name, error.details() or "", self.model) from None
+            raise self.explain(error.code().name, error.details() or "", model) from None
         if messages:
-            raise self.explain("", messages[0], self.model)
+            raise self.explain("", messages[0], model)
 
     def check_ready(self) -> None:
         """Return if the server serves the ensemble. Raises: ServerUnreachableError or ModelNotReadyError."""
@@ -171,9 +173,7 @@ class Generation(Iterator[Event]):
     Rule: leaving the loop before Final (break, exception, Ctrl-C, `close`, garbage collection) stops the request.
     """
 
-    def __init__(
-        self, client: Client, call: grpc.Call, request_id: str, model: str | None, timeout_s: float | None
-    ) -> None:
+    def __init__(self, client: Client, call: grpc.Call, request_id: str, model: str, timeout_s: float | None) -> None:
         self.request_id = request_id
         self._client = client
         self._call = call
@@ -214,15 +214,10 @@ class Generation(Iterator[Event]):
 
     def cancel(self) -> None:
         """Ask the server to end the request; the stream goes on until its Final."""
-        if self._is_over:
-            return
-        if self._model is None:
-            self._call.cancel()
-            return
         deadline = time.monotonic() + STOP_S
         while not self._is_over:
             try:
-                self._client.cancel(self.request_id)
+                self._client.cancel(self.request_id, model=self._model)
                 return
             except NotFoundError:
                 if not self._call.is_active() or time.monotonic() >= deadline:
@@ -232,8 +227,7 @@ class Generation(Iterator[Event]):
     def close(self) -> None:
         """Stop the request, if it still runs, and drop what it had to say.
 
-        Rule: the stopped stream is read to its end. Triton 2.51 loses count of an ensemble's requests when a stream is
-              cancelled while its request completes, and then cannot stop in good order.
+        Rule: the stopped stream is read to its end; it is cancelled only when that takes longer than STOP_S.
         """
         if self._is_over:
             return
@@ -269,7 +263,7 @@ class Generation(Iterator[Event]):
                 return
             if response.error_message:
                 self._drain()
-                raise self._client.explain("", response.error_message, self._model or RUNTIME)
+                raise self._client.explain("", response.error_message, self._model)
             reply = read_reply(response.infer_response)
             self._usage = reply.usage
             if reply.finish_reason is not None:
@@ -300,7 +294,7 @@ class Generation(Iterator[Event]):
             raise DeadlineError(self._timeout_s, self._usage.num_output_tokens) from None
         if self._usage.num_output_tokens and code in ("UNAVAILABLE", "INTERNAL", "UNKNOWN"):
             raise self._broken(message) from None
-        raise self._client.explain(code, message, self._model or RUNTIME) from None
+        raise self._client.explain(code, message, self._model) from None
 
     def _check_expired(self, reason: FinishReason) -> None:
         if self._is_expired and self._timeout_s is not None and reason is FinishReason.CANCELLED:

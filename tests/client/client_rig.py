@@ -71,23 +71,20 @@ def count_to_three(call: Call) -> Replies:
 
 
 def until_stopped(call: Call) -> Replies:
-    """One token, then nothing until the request is stopped or cancelled."""
+    """One token, then nothing until the request is stopped."""
     yield reply("a", (10,), counts=(3, 1))
-    if call.model == "dsv4_runtime":
-        call.cancelled.wait(WAIT_S)
-        return
     call.stopped.wait(WAIT_S)
     yield reply("", (), index=1, reason="cancelled", counts=(3, 1))
 
 
 class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Runs `script` for each request; `stop` sets the event of the running request of the same id."""
+    """Runs `script` for each request; `stop` sets the event of the request of that id that runs in the same model."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
         self.calls: list[Call] = []
         self.is_ready = True
-        self._running: dict[str, Call] = {}
+        self._running: dict[tuple[str, str], Call] = {}
         self._grpc = grpc.server(ThreadPoolExecutor(max_workers=80))
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._grpc)
         self.url = f"127.0.0.1:{self._grpc.add_insecure_port('127.0.0.1:0')}"
@@ -112,20 +109,20 @@ class FakeServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         request = next(request_iterator)
         inputs = {tensor.name: _values(tensor) for tensor in request.inputs}
         if inputs.get("stop") == [True]:
-            yield from self._stop(request.id)
+            yield from self._stop(request)
             return
         call = Call(inputs, request.id, request.model_name, context, threading.Event())
         context.add_callback(call.cancelled.set)
         self.calls.append(call)
-        self._running[request.id] = call
+        self._running[request.model_name, request.id] = call
         yield from self.script(call)
         call.is_complete = True
-        self._running.pop(request.id)  # not on cancellation: Triton does not tell an ensemble either
+        self._running.pop((request.model_name, request.id))  # stays when cancelled: an ensemble is not told
 
-    def _stop(self, request_id: str) -> Iterator[service_pb2.ModelStreamInferResponse]:
-        call = self._running.get(request_id)
+    def _stop(self, request: service_pb2.ModelInferRequest) -> Iterator[service_pb2.ModelStreamInferResponse]:
+        call = self._running.get((request.model_name, request.id))
         if call is None:
-            yield refuse(f"in ensemble 'dsv4', no request with id '{request_id}' is running")
+            yield refuse(f"in ensemble 'dsv4', no request with id '{request.id}' is running")
             return
         call.stopped.set()
         yield reply(reason="stop")

@@ -107,14 +107,28 @@ def test_cancelled_stream_goes_on_until_its_final(connect: Connect) -> None:
     assert isinstance(final, Final) and final.finish_reason is FinishReason.CANCELLED
 
 
-def test_directly_addressed_runtime_sees_the_grpc_cancellation(connect: Connect) -> None:
+def test_directly_addressed_runtime_is_stopped_there(connect: Connect) -> None:
     client, server = connect(until_stopped)
     generation = client.generate([1, 2, 3])
     next(generation)
     generation.cancel()
     final = list(generation)[-1]
     assert isinstance(final, Final) and final.finish_reason is FinishReason.CANCELLED
-    assert server.calls[0].cancelled.wait(WAIT_S) and not server.calls[0].stopped.is_set()
+    assert server.calls[0].model == "dsv4_runtime" and server.calls[0].stopped.is_set()
+
+
+def test_request_that_ignores_its_stop_is_cancelled(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsv4_client.stream.STOP_S", 0.2)
+
+    def script(call: Call) -> Replies:
+        yield reply("a", (10,), counts=(3, 1))
+        call.cancelled.wait(WAIT_S)
+
+    client, server = connect(script)
+    generation = client.generate("hello")
+    next(generation)
+    generation.close()
+    assert server.calls[0].cancelled.wait(WAIT_S)
 
 
 def test_stopping_an_unknown_request_says_so(connect: Connect) -> None:
@@ -128,13 +142,6 @@ def test_deadline_stops_the_request_and_says_how_far_it_came(connect: Connect) -
     with pytest.raises(DeadlineError, match=r"0\.3 s \(1 tokens"):
         list(client.generate("hello", timeout_s=0.3))
     assert server.calls[0].stopped.is_set() and server.calls[0].is_complete
-
-
-def test_direct_deadline_cancels_the_request(connect: Connect) -> None:
-    client, server = connect(until_stopped)
-    with pytest.raises(DeadlineError):
-        list(client.generate([1], timeout_s=0.3))
-    assert server.calls[0].cancelled.wait(WAIT_S)
 
 
 def test_timeout_that_does_not_pass_changes_nothing(connect: Connect) -> None:
