@@ -1,6 +1,6 @@
 # Set-up and the daily commands. Every target sets up what is missing first; `make` alone prints this help.
 PYTHON ?= python3
-TORCH ?= cpu
+TORCH ?= auto
 HOST ?= 127.0.0.1
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001

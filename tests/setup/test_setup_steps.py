@@ -122,3 +122,29 @@ def test_progress_counts_each_package_once(tmp_path: Path) -> None:
     said: list[str] = []
     install(python, ["six==1.17.0", "a==1"], num_packages=2, allow_cuda=False, say=said.append)
     assert [line.strip() for line in said] == ["1/2 six==1.17.0", "2/2 a==1"]
+
+
+CUDA_FIRST = (
+    'case "$*" in *--no-deps*) echo "  Downloading torch-2.13.0-cp312-cp312-manylinux_2_28_x86_64.whl (526.6 MB)"'
+    "; exec sleep 60;; esac"
+)
+
+
+def _checkout_with(pip: str, folder: Path, torch: str) -> Checkout:
+    checkout = Checkout(folder, "cpu", torch=torch)
+    for file in (checkout.lock, checkout.python):
+        file.parent.mkdir(parents=True)
+    checkout.lock.write_text("torch==2.13.0\n", encoding="utf-8")
+    fake_python(checkout.python.parent, pip)
+    return checkout
+
+
+def test_without_a_cpu_build_the_cuda_build_is_taken_and_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    steps._torch(_checkout_with(CUDA_FIRST, tmp_path, "auto"), said.append)
+    assert "526.6 MB" in said[-1] and "going on with the CUDA build" in said[-1]
+
+
+def test_torch_cpu_stops_where_there_is_no_cpu_build(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="no CPU build"):
+        steps._torch(_checkout_with(CUDA_FIRST, tmp_path, "cpu"), lambda text: None)

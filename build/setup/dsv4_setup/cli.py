@@ -23,7 +23,7 @@ def main(arguments: Sequence[str], *, root: Path) -> int:
     if options.preflight:
         _say("preflight: this machine has what is needed")
         return 0
-    checkout = Checkout(root, options.target or default_target(), allow_cuda=options.torch == "cuda")
+    checkout = Checkout(root, options.target or default_target(), torch=options.torch)
     started = time.monotonic()
     try:
         todo = pending(checkout)
@@ -57,7 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="build/setup/main.py", description="Set this checkout up.")
     parser.add_argument("--preflight", action="store_true", help="only say what is missing")
     parser.add_argument("--target", choices=TARGETS, default="", help="lock to install (default: by the machine)")
-    parser.add_argument("--torch", choices=("cpu", "cuda"), default="cpu", help="cuda: accept a build of several GB")
+    parser.add_argument("--torch", choices=("auto", "cpu", "cuda"), default="auto",
+                        help="auto: the CPU build where pip offers one, else CUDA's of several GB")  # fmt: skip
     parser.add_argument("--ports", type=int, nargs="*", default=(), help="ports that are about to be opened")
     return parser
 

@@ -22,6 +22,10 @@ class PackageError(Exception):
     """pip failed, or was about to download what must not be."""
 
 
+class CudaBuildError(PackageError):
+    """pip offers no CPU build of torch; nothing was downloaded."""
+
+
 def is_cuda_torch(line: str) -> str:
     """Return "file (size)" when this line of pip names a torch that is not the CPU build, else an empty string."""
     match = TORCH_FILE.search(line)
@@ -35,7 +39,7 @@ def install(
 ) -> None:
     """Run `pip install` and show how far it is.
 
-    Raises: PackageError with pip's last lines, or before a CUDA build is downloaded where it is not allowed.
+    Raises: PackageError with pip's last lines; CudaBuildError before a CUDA build is downloaded where none is allowed.
     """
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar=off", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
@@ -75,7 +79,7 @@ def _follow(
         log.append(line)
         cuda = "" if allow_cuda else is_cuda_torch(line)
         if cuda:
-            raise PackageError(_no_cpu_torch(cuda))
+            raise CudaBuildError(_no_cpu_torch(cuda))
         started = STARTED.match(line)
         if started and started.group(1) not in seen:
             seen.add(started.group(1))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsv4_setup.locks import digest, read_lock, requirements
-from dsv4_setup.packages import PackageError, install
+from dsv4_setup.packages import CudaBuildError, PackageError, install
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Checkout:
 
     root: Path
     target: str
-    allow_cuda: bool = False
+    torch: str = "auto"
 
     @property
     def environment(self) -> Path:
@@ -43,8 +43,8 @@ class Checkout:
 
     @property
     def is_cpu_build(self) -> bool:
-        """Whether only a CPU build of torch may be installed."""
-        return self.target == "cpu" and not self.allow_cuda
+        """Whether a CPU build of torch is wanted (`auto`: where there is one)."""
+        return self.target == "cpu" and self.torch != "cuda"
 
     @property
     def lock(self) -> Path:
@@ -89,7 +89,7 @@ def steps(checkout: Checkout) -> list[Step]:
         root / "dsv4_backend" / "checkpoint" / "write.py",
     ]
     python = digest([sys.version, os.path.realpath(sys.base_prefix), checkout.target])
-    first = digest([python, read_lock(lock)[checkout.first], str(checkout.allow_cuda)])
+    first = digest([python, read_lock(lock)[checkout.first], str(checkout.torch)])
     installed = digest([first, lock])
     project = digest([python, root / "pyproject.toml", str(root)])
     return [
@@ -148,8 +148,16 @@ def _torch(checkout: Checkout, say: Callable[[str], None]) -> None:
     pins, name = read_lock(checkout.lock), checkout.first
     if checkout.target != "cpu" and _imports(checkout, name.replace("-", "_")):
         return
-    alone = ["--no-deps"] if checkout.is_cpu_build else []
-    install(checkout.python, [*alone, f"{name}=={pins[name]}"], num_packages=1, allow_cuda=not alone, say=say)
+    wanted = f"{name}=={pins[name]}"
+    if checkout.is_cpu_build:
+        try:
+            install(checkout.python, ["--no-deps", wanted], num_packages=1, allow_cuda=False, say=say)
+            return
+        except CudaBuildError as error:
+            if checkout.torch == "cpu":
+                raise
+            say(f"      note: {error}\n      going on with the CUDA build; it runs on the CPU too")
+    install(checkout.python, [wanted], num_packages=1, allow_cuda=True, say=say)
 
 
 def _packages(checkout: Checkout, say: Callable[[str], None]) -> None:
