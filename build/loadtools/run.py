@@ -37,7 +37,7 @@ PROMPT = "The quick brown fox jumps over the lazy dog. "
 
 def main() -> int:
     """Run the tool that was chosen and record its figures."""
-    args = _parser().parse_args()
+    args = parse_arguments(sys.argv[1:])
     try:
         with Client(args.url, model=args.model) as client:
             client.check_ready()
@@ -51,7 +51,8 @@ def main() -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; `measure` is the function of the tool that was chosen."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     tools = parser.add_subparsers(dest="tool", required=True)
     for name, measure in (("perf-analyzer", measure_perf_analyzer), ("genai-perf", measure_genai_perf),
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
             tool.add_argument(
                 "--tokenizer", required=True, type=Path, help="folder with the checkpoint's tokenizer.json"
             )
-    return parser
+    return parser.parse_args(arguments)
 
 
 def num_requests(args: argparse.Namespace, num_streams: int) -> int:
