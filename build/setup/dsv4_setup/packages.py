@@ -37,7 +37,7 @@ def is_cuda_torch(line: str) -> str:
 def install(
     python: Path, arguments: Sequence[str], *, num_packages: int, allow_cuda: bool, say: Callable[[str], None]
 ) -> None:
-    """Run `pip install` and show how far it is.
+    """Run `pip install` and show how far it is; num_packages 0 means unknown.
 
     Raises: PackageError with pip's last lines; CudaBuildError before a CUDA build is downloaded where none is allowed.
     """
@@ -84,10 +84,11 @@ def _follow(
         if started and started.group(1) not in seen:
             seen.add(started.group(1))
             phase, since = f"fetching {started.group(1)}", time.monotonic()
-            say(f"      {len(seen)}/{num_packages} {started.group(1)}")
+            total = f"/{num_packages}" if num_packages else ""
+            say(f"      {len(seen)}{total} {started.group(1)}")
         elif line.startswith("Installing collected packages"):
             phase, since = "unpacking", time.monotonic()
-            say(f"      unpacking {num_packages}")
+            say(f"      unpacking {num_packages or len(seen)}")
 
 
 def _no_cpu_torch(offered: str) -> str:

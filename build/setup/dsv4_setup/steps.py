@@ -157,7 +157,7 @@ def _torch(checkout: Checkout, say: Callable[[str], None]) -> None:
             if checkout.torch == "cpu":
                 raise
             say(f"      note: {error}\n      going on with the CUDA build; it runs on the CPU too")
-    install(checkout.python, [wanted], num_packages=1, allow_cuda=True, say=say)
+    install(checkout.python, [wanted], num_packages=0, allow_cuda=True, say=say)
 
 
 def _packages(checkout: Checkout, say: Callable[[str], None]) -> None:
