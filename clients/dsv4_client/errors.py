@@ -61,7 +61,7 @@ def refusal(message: str) -> Dsv4Error:
     """Return the error that the server's text stands for.
 
     Rule: on a stream Triton sends text without a status. It can be made to send a status, by the header
-          `triton_grpc_error`, but then 2.51 crashes in about one of a hundred errors: the text must do.
+          `triton_grpc_error`, but then 2.51 crashes now and then (3 times in fewer than 900 errors): the text must do.
     """
     message = _PREFIX.sub("", message)
     if _UNKNOWN_ID.search(message):
