@@ -15,6 +15,7 @@ from dsv4_backend.records import FinishReason, StepPlan, StepResult
 from dsv4_backend.scheduler.scheduler import Scheduler
 from dsv4_backend.scheduler.sequence import Sequence
 
+REPORT_EVERY_S = 0.02
 _log = logging.getLogger(__name__)
 
 
@@ -42,6 +43,7 @@ class StepLoop:
         self._streams: dict[str, Stream] = {}
         self._is_rank_lost = False
         self._num_preemptions = 0
+        self._next_report_s = 0.0
         self._report()
 
     @property
@@ -69,7 +71,9 @@ class StepLoop:
         plan = None if self._is_rank_lost else self._scheduler.plan(now_s)
         if plan is not None:
             self._step(plan)
-        self._report()
+        if now_s >= self._next_report_s or not self._streams:
+            self._next_report_s = now_s + REPORT_EVERY_S
+            self._report()
 
     def fail_all(self, message: str) -> None:
         """End every request with an in-band error and start from nothing; the next turn replaces the ranks."""

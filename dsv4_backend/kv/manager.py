@@ -48,12 +48,14 @@ class CacheManager:
         self._counts = counts
         self._pools: dict[str, PagePool] = {}
         self._held: dict[int, dict[str, _Held]] = {}
+        self._covered: dict[int, int] = {}  # tokens for which every kind has pages, by sequence
         self.clear()
 
     def clear(self) -> None:
         """Free every page."""
         self._pools = {kind.name: PagePool(kind.name, self._counts[kind.name]) for kind in self.layout.kinds}
         self._held = {}
+        self._covered = {}
 
     @property
     def capacity_tokens(self) -> int:
@@ -90,6 +92,8 @@ class CacheManager:
 
     def reserve(self, sequence_id: int, num_tokens: int) -> tuple[PageGrant, ...] | None:
         """Make sure that positions [0, num_tokens) that are still visible have pages; None when a kind lacks pages."""
+        if num_tokens <= self._covered.get(sequence_id, 0):
+            return ()  # nearly every decoded token: the page is there
         if not self.can_reserve(sequence_id, num_tokens):
             return None
         held = self._held.setdefault(sequence_id, {kind.name: _Held() for kind in self.layout.kinds})
@@ -101,6 +105,7 @@ class CacheManager:
                 pages = self._pools[kind.name].reserve(count)
                 grants.append(PageGrant(kind=kind.name, first_block=entry.next_block, page_ids=pages))
                 entry.pages.extend(pages)
+        self._covered[sequence_id] = -(-num_tokens // PAGE_TOKENS) * PAGE_TOKENS
         return tuple(grants)
 
     def trim(self, sequence_id: int, num_tokens: int) -> None:
@@ -117,6 +122,7 @@ class CacheManager:
 
     def release(self, sequence_id: int) -> None:
         """Give back everything that a sequence holds; one that holds nothing is fine."""
+        self._covered.pop(sequence_id, None)
         for name, entry in self._held.pop(sequence_id, {}).items():
             self._pools[name].release(entry.pages)
 
