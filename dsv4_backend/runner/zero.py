@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from dsv4_backend.records import PlanRow, RowResult, SequenceStart, StepPlan, StepResult, TokenLogprob
 
 
@@ -23,6 +25,7 @@ class ZeroExecutor:
 
     def execute(self, plan: StepPlan) -> StepResult:
         """Run one step: position p gets prompt token (p mod prompt length)."""
+        time.sleep(0)  # as waiting for a rank does, let the other threads have the interpreter
         for sequence_id in plan.finished:
             self._prompts.pop(sequence_id, None)
         for start in plan.starts:
