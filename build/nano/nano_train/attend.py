@@ -1,0 +1,90 @@
+"""Attention core, chunk by chunk, so that scores never leave the processor's cache; backward computes them again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nano_train import ops
+from nano_train.config import CHUNK
+
+Saved = torch.autograd.function.FunctionCtx
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the queries of each chunk may see.
+
+    Rule: keys of chunk c are window rows CHUNK·c - window ... CHUNK·(c + 1) - 1, then entries ranges[c]; masks[c]
+          [CHUNK, keys] is 0 or -inf.
+    """
+
+    window: int
+    ranges: tuple[tuple[int, int], ...]
+    masks: tuple[Tensor, ...]
+
+
+class _Attend(torch.autograd.Function):
+    """query [T, H, D], keys [window + T, D], entries [C, D], sink [H] ─► out [T, H, D], normaliser [T, H]."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Saved, query: Tensor, keys: Tensor, entries: Tensor, sink: Tensor, view: View
+    ) -> tuple[Tensor, Tensor]:
+        out, normaliser = torch.empty_like(query), query.new_empty(query.shape[:2])
+        scale = query.shape[2] ** -0.5
+        for chunk, mask in enumerate(view.masks):
+            rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
+            seen = _seen(keys, entries, view, chunk)  # [K, D]
+            scores = torch.mm(query[rows].flatten(0, 1), (seen * scale).T)  # [CHUNK * H, K]
+            share, normaliser[rows] = ops.masked_softmax(scores, mask, sink)
+            torch.mm(share, seen, out=out[rows].view(-1, query.shape[2]))
+        ctx.save_for_backward(query, keys, entries, sink, out, normaliser)
+        ctx.view = view  # type: ignore[attr-defined]
+        ctx.mark_non_differentiable(normaliser)  # type: ignore[attr-defined]
+        return out, normaliser
+
+    @staticmethod
+    def backward(ctx: Saved, d_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        query, keys, entries, sink, out, normaliser = ctx.saved_tensors  # type: ignore[attr-defined]
+        view: View = ctx.view  # type: ignore[attr-defined]
+        d_query, d_keys, d_entries = torch.empty_like(query), torch.zeros_like(keys), torch.zeros_like(entries)
+        scale, heads = query.shape[2] ** -0.5, query.shape[1]
+        d_out = d_out.contiguous()
+        delta = (d_out * out).sum(2)  # [T, H]
+        for chunk, mask in enumerate(view.masks):
+            rows, width = slice(chunk * CHUNK, (chunk + 1) * CHUNK), view.window + CHUNK
+            seen = _seen(keys, entries, view, chunk)
+            flat_query, flat_out = query[rows].flatten(0, 1), d_out[rows].flatten(0, 1)
+            share = torch.mm(flat_query, (seen * scale).T).view(CHUNK, heads, -1)
+            share.add_(mask.unsqueeze(1)).sub_(normaliser[rows].unsqueeze(2)).exp_()
+            d_seen = torch.mm(share.view(CHUNK * heads, -1).T, flat_out)
+            d_scores = torch.mm(flat_out, seen.T).view_as(share).sub_(delta[rows].unsqueeze(2))
+            d_scores = d_scores.mul_(share).mul_(scale).view(CHUNK * heads, -1)
+            torch.mm(d_scores, seen, out=d_query[rows].view(CHUNK * heads, -1))
+            d_seen.addmm_(d_scores.T, flat_query)
+            d_keys[chunk * CHUNK : chunk * CHUNK + width] += d_seen[:width]
+            low, high = view.ranges[chunk]
+            if high > low:
+                d_entries[low:high] += d_seen[width:]
+        d_sink = -(torch.exp(sink - normaliser) * delta).sum(0)
+        return d_query, d_keys, d_entries, d_sink, None
+
+
+def attend(query: Tensor, kv: Tensor, entries: Tensor, sink: Tensor, view: View) -> tuple[Tensor, Tensor]:
+    """Attend to window rows and entries under one softmax with sinks.
+
+    Shapes: query [T, H, D]; kv [T, D]; entries [C, D]; sink [H]; returns [T, H, D] and the log of each softmax's
+            denominator [T, H], which carries no gradient.
+    """
+    keys = torch.nn.functional.pad(kv, (0, 0, view.window, 0))
+    out, normaliser = _Attend.apply(query, keys, entries, sink, view)
+    return out, normaliser
+
+
+def _seen(keys: Tensor, entries: Tensor, view: View, chunk: int) -> Tensor:
+    window = keys[chunk * CHUNK : (chunk + 1) * CHUNK + view.window]
+    low, high = view.ranges[chunk]
+    return window if low == high else torch.cat([window, entries[low:high]])
