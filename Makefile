@@ -7,6 +7,7 @@ GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
 SETUP = $(PYTHON) build/setup/main.py --torch $(TORCH)
 BIN = .venv/bin
+SHELL = /bin/bash
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
@@ -39,8 +40,8 @@ test: setup ## All tests that are not slow (10 minutes on 2 cores)
 test-ci: setup ## Heavier tests on the real server
 	@$(PYTEST) -m "ci and not slow"
 
-test-full: setup ## The slow tests, alone
-	@$(PYTEST) -m slow
+test-full: setup ## The slow tests, alone; their result goes to tests/results/test-full.txt
+	@mkdir -p tests/results; set -o pipefail; $(PYTEST) -m slow -v --color=no 2>&1 | tee tests/results/test-full.txt
 
 check: setup ## Format, lint, strict types, layers and sizes
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
