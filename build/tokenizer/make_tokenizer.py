@@ -58,7 +58,7 @@ def byte_alphabet() -> list[str]:
 
 def split_words(text: str) -> list[str]:
     """Cut text as the tokenizer will, each word in the byte alphabet."""
-    steps = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in SPLITS]
+    steps: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in SPLITS]
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
     return [word for word, _ in pre_tokenizers.Sequence(steps).pre_tokenize_str(text)]
 
@@ -94,12 +94,17 @@ def join_pair(parts: list[str], pair: tuple[str, str]) -> None:
 
 
 def make_tokenizer(text: str, size: int = DEFAULT_SIZE) -> dict[str, object]:
-    """Return the content of a tokenizer.json with `size` entries."""
+    """Return the content of a tokenizer.json with `size` entries, its merges learnt from text."""
+    return make_tokenizer_of(Counter(split_words(text)), size)
+
+
+def make_tokenizer_of(words: Counter[str], size: int) -> dict[str, object]:
+    """Return the content of a tokenizer.json with `size` entries, its merges learnt from counted words."""
     alphabet = byte_alphabet()
     num_merges = size - len(FIRST_TOKENS) - len(alphabet) - len(LAST_TOKENS)
     if num_merges < 0:
         raise ValueError(f"--size is {size} but bytes and special tokens alone are {size - num_merges}.")
-    merges = learn_merges(Counter(split_words(text)), num_merges)
+    merges = learn_merges(words, num_merges)
     entries = [*FIRST_TOKENS, *alphabet, *(left + right for left, right in merges)]
     vocab = {entry: index for index, entry in enumerate(dict.fromkeys(entries))}
     if len(vocab) != len(entries):

@@ -1,0 +1,144 @@
+"""Families "tools" and "parallel": choose the tool, copy the arguments, answer from what the tool gives back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from nano_data import talk
+from nano_data.draw import Draw
+from nano_data.records import Call, Check, Draft, Json, Mode, Turn
+from nano_data.slots import sample_all, say, say_list
+from nano_data.tooling import Tool, article, make_result, make_toolset, plural
+from nano_data.wordings import wordings
+
+FRAMES, JOINTS, SYSTEMS = wordings("frames"), wordings("joints"), wordings("agent_systems")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a user asks of one tool, in words and as the call that serves it."""
+
+    words: str
+    call: Call
+    tool: Tool
+
+
+def make_request(draw: Draw, tool: Tool) -> Request:
+    """Return a request with made-up arguments that belongs to the split of `draw`."""
+    slots = [slot for slot in tool.slots if slot.name in tool.required or draw.chance(0.5)]
+    values = sample_all(draw, slots, tool.name)
+    said = [say(draw, slot, values[slot.name]) for slot in slots]
+    if draw.chance(0.35):
+        said = draw.sample(said, len(said))
+    wish = draw.wording(tool.action.phrases)
+    wish = wish.format(n=f"the {tool.noun}", a=article(tool.noun), s=plural(tool.noun), n0=tool.noun)
+    return Request(join_said(draw, [wish, *said]), Call(name=tool.name, arguments=values), tool)
+
+
+def join_said(draw: Draw, parts: list[str]) -> str:
+    """Return the parts of a request, joined by blanks or commas."""
+    text = parts[0]
+    for index, part in enumerate(parts[1:]):
+        is_pair = ":" in part or " is " in part or " = " in part
+        text += (", " if index and (is_pair or draw.chance(0.3)) else " ") + part
+    return text
+
+
+def say_result(result: dict[str, Json]) -> str:
+    """Return the sentence that reports a tool's result."""
+    if "error" in result:
+        return f"That did not work: {result['error']}."
+    spoken = {name: say_value(value) for name, value in result.items()}
+    return "The " + say_list([f"{name} is {value}" for name, value in spoken.items()]) + "."
+
+
+def say_value(value: Json) -> str:
+    """Return one value of a result as text."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return say_list(value) if isinstance(value, list) else str(value)
+
+
+def think_call(requests: list[Request], mode: Mode) -> str:
+    """Return the reasoning before calls."""
+    if mode == "off":
+        return ""
+    plans = [f"{item.call.name} with {', '.join(item.call.arguments)}" for item in requests]
+    text = f"I call {' and '.join(plans)}."
+    if mode == "max":
+        facts = [f"{name} is {plain(value)}" for item in requests for name, value in item.call.arguments.items()]
+        text += f" Check: {'; '.join(facts)}."
+    return text
+
+
+def plain(value: Json) -> str:
+    """Return a value as it is written in a call."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def think_result(results: list[dict[str, Json]], mode: Mode) -> str:
+    """Return the reasoning before the answer from results."""
+    if mode == "off":
+        return ""
+    names = [", ".join(result) for result in results]
+    text = f"The result has {' and '.join(names)}."
+    return text + " I report it as it is." if mode == "max" else text
+
+
+def serve(draw: Draw, requests: list[Request], user: str, mode: Mode) -> list[Turn]:
+    """Return the turn that calls and the turn that answers from the results."""
+    results = [make_result(draw, item.tool) for item in requests]
+    asked = Turn(user=user, reasoning=think_call(requests, mode), calls=tuple(item.call for item in requests))
+    told = Turn(
+        results=tuple(json.dumps(result) for result in results),
+        reasoning=think_result(results, mode),
+        content=" ".join(say_result(result) for result in results),
+    )
+    return [asked, told]
+
+
+def make_tools(draw: Draw, mode: Mode) -> Draft:
+    """Return a conversation with several tools: one to three requests, now and then one that needs no tool."""
+    tools = make_toolset(draw, draw.integer(2, 6))
+    turns: list[Turn] = []
+    for _ in range(draw.pick((1, 1, 2, 2, 3))):
+        if draw.chance(0.1):
+            turns.append(talk.small_talk(draw, mode))
+        else:
+            request = make_request(draw, draw.pick(tools))
+            user = capital(draw.wording(FRAMES).format(r=request.words))
+            turns += serve(draw, [request], user, mode)
+    return conclude(draw, tools, turns)
+
+
+def make_parallel(draw: Draw, mode: Mode) -> Draft:
+    """Return a conversation in which one message asks for two calls."""
+    tools = make_toolset(draw, draw.integer(2, 5))
+    first = draw.pick(tools)
+    second = first if draw.chance(0.3) else draw.pick(tools)
+    requests = [make_request(draw, first), make_request(draw, second)]
+    user = capital(draw.wording(JOINTS).format(a=requests[0].words, b=requests[1].words))
+    return conclude(draw, tools, serve(draw, requests, user, mode))
+
+
+def conclude(draw: Draw, tools: list[Tool], turns: list[Turn]) -> Draft:
+    """Return the draft; half of the time it ends with the calls, before their results are known."""
+    if turns[-1].results and draw.chance(0.5):
+        turns = turns[:-1]
+    last = turns[-1]
+    return Draft(
+        turns=tuple(turns),
+        check=Check(kind="calls", calls=last.calls)
+        if last.calls
+        else Check(kind="text", texts=talk.equivalents(last.content)),
+        values=tuple(draw.values),
+        wordings=tuple(draw.wordings),
+        system=draw.wording(SYSTEMS) if draw.chance(0.4) else "",
+        tools=tuple(tool.schema() for tool in tools),
+    )
+
+
+def capital(text: str) -> str:
+    """Return the text with a capital first letter."""
+    return text[:1].upper() + text[1:]

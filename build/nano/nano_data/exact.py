@@ -1,0 +1,201 @@
+"""Families with one right answer: "recall", "arithmetic", "sort", "copy"."""
+
+from __future__ import annotations
+
+import functools
+
+from nano_data import lexicon
+from nano_data.draw import Draw, owner
+from nano_data.records import Check, Draft, Mode, Split, Turn
+from nano_data.wordings import wordings
+
+TOKENS_PER_PAIR = 9
+PLACES = ("ones", "tens", "hundreds", "thousands")
+
+SEPARATORS = (": ", ": ", " = ", " -> ", " is ")
+LIST_HEADS, LOOKUPS = wordings("list_heads"), wordings("lookups")
+ADDING, SUBTRACTING = wordings("adding"), wordings("subtracting")
+SORTING, COMPARING = wordings("sorting"), wordings("comparing")
+COPYING, REVERSING = wordings("copying"), wordings("reversing")
+
+
+def single(draw: Draw, turns: list[Turn], answer: str, kind: str = "text") -> Draft:
+    """Return a draft whose last answer must be exactly `answer`."""
+    return Draft(
+        turns=tuple(turns),
+        check=Check(kind="last_line" if kind == "last_line" else "text", texts=frozenset((answer,))),
+        values=tuple(draw.values),
+        wordings=tuple(draw.wordings),
+    )
+
+
+@functools.cache
+def all_keys(split: Split) -> tuple[str, ...]:
+    """Return the two-word keys that belong to a split."""
+    pairs = (f"{first} {second}" for first in lexicon.ADJECTIVES for second in lexicon.NOUNS)
+    return tuple(pair for pair in pairs if owner(pair) == split)
+
+
+def make_pairs(draw: Draw, count: int) -> dict[str, str]:
+    """Return `count` keys, all different, with their values."""
+    joint = draw.pick(("-", "-", " ", "_"))
+    keys = [key.replace(" ", joint) for key in draw.sample(all_keys(draw.split), count)]
+    style = draw.real()
+    if style < 0.55:
+        low, high = draw.pick(((10, 99), (100, 999), (1000, 9999), (10000, 99999)))
+        return {key: str(draw.integer(low, high)) for key in keys}
+    if style < 0.7:
+        return {key: draw.pick(lexicon.NOUNS) for key in keys}
+    make = lexicon.code if style < 0.85 else lexicon.place
+    return {key: make(draw) for key in keys}
+
+
+def make_recall(draw: Draw, mode: Mode, target_tokens: int) -> Draft:
+    """Return a list of pairs of about `target_tokens` tokens and questions about single keys."""
+    pairs = make_pairs(draw, max(1, target_tokens // TOKENS_PER_PAIR))
+    separator, bullet = draw.pick(SEPARATORS), draw.pick(("", "", "- "))
+    head = draw.wording(LIST_HEADS)
+    lines = "\n".join(f"{bullet}{key}{separator}{value}" for key, value in pairs.items())
+    count = min(len(pairs), draw.integer(1, 2 + len(pairs) // 12), 12)
+    turns, answer = [], ""
+    for index, key in enumerate(draw.sample(list(pairs), count)):
+        asked = draw.wording(LOOKUPS).format(k=key)
+        answer = f"{key}{separator}{pairs[key]}"
+        draw.values.append(answer)
+        user = asked if index else f"{head}\n{lines}\n{asked}"
+        turns.append(Turn(user=user, reasoning=think_recall(key, answer, mode), content=answer))
+    return single(draw, turns, answer)
+
+
+def think_recall(key: str, line: str, mode: Mode) -> str:
+    """Return the reasoning of a look-up."""
+    if mode == "off":
+        return ""
+    return f"I look for {key} in the list." + (f" I find it: {line}" if mode == "max" else "")
+
+
+def add_steps(first: int, second: int) -> str:
+    """Return the column-wise addition, ones first."""
+    carry, steps = 0, []
+    for index in range(max(len(str(first)), len(str(second)))):
+        left, right = first // 10**index % 10, second // 10**index % 10
+        total = left + right + carry
+        steps.append(f"{PLACES[index]} {left}+{right}+{carry}: {total % 10} carry {total // 10}")
+        carry = total // 10
+    return ", ".join(steps)
+
+
+def subtract_steps(first: int, second: int) -> str:
+    """Return the column-wise subtraction of a number that is not larger, ones first."""
+    borrow, steps = 0, []
+    for index in range(len(str(first))):
+        left, right = first // 10**index % 10, second // 10**index % 10
+        total = left - right - borrow
+        borrow = int(total < 0)
+        digit = total + 10 * borrow
+        steps.append(f"{PLACES[index]} {left}-{right}-{int(left - right - total)}: {digit} borrow {borrow}")
+    return ", ".join(steps)
+
+
+def make_arithmetic(draw: Draw, mode: Mode) -> Draft:
+    """Return an addition or a subtraction with its steps; the last line of the answer is the equation."""
+    is_sum = draw.chance(0.5)
+    sign = "+" if is_sum else "-"
+
+    def operands() -> tuple[int, int]:
+        digits = draw.pick((1, 2, 3, 4, 4)), draw.pick((1, 2, 3, 4, 4))
+        first, second = (draw.integer(0 if size == 1 else 10 ** (size - 1), 10**size - 1) for size in digits)
+        if not is_sum and first < second and draw.chance(0.85):
+            first, second = second, first
+        return first, second
+
+    first, second = draw.own(operands, lambda pair: f"{pair[0]} {sign} {pair[1]}")
+    user = draw.wording(ADDING if is_sum else SUBTRACTING).format(a=first, b=second)
+    answer = f"{first} {sign} {second} = {first + second if is_sum else first - second}"
+    steps = work_out(first, second, is_sum)
+    if mode == "off":
+        return single(draw, [Turn(user=user, content=f"{steps}\n{answer}", needs_reasoning=True)], answer, "last_line")
+    reasoning = f"{steps}\n{answer}" if mode == "on" else f"{steps}\n{answer}\n{prove(first, second, is_sum)}"
+    return single(
+        draw, [Turn(user=user, reasoning=reasoning, content=answer, needs_reasoning=True)], answer, "last_line"
+    )
+
+
+def work_out(first: int, second: int, is_sum: bool) -> str:
+    """Return the steps of a sum or a difference."""
+    if is_sum:
+        return add_steps(first, second)
+    if first >= second:
+        return subtract_steps(first, second)
+    return f"{first} is less than {second}, so {second} - {first} and minus: {subtract_steps(second, first)}"
+
+
+def prove(first: int, second: int, is_sum: bool) -> str:
+    """Return the reverse calculation, as a check."""
+    if is_sum:
+        total = first + second
+        return f"Check {total} - {second}: {subtract_steps(total, second)}" if total < 10000 else "Check: ok"
+    low, high = min(first, second), max(first, second)
+    return f"Check {high - low} + {low}: {add_steps(high - low, low)}"
+
+
+def make_sort(draw: Draw, mode: Mode) -> Draft:
+    """Return a short list to be sorted, or its largest or smallest number to be found."""
+    if draw.chance(0.3):
+        return make_word_sort(draw, mode)
+    high = draw.pick((9, 99, 99, 999))
+    is_pick = draw.chance(0.45)
+    count = draw.integer(2, 5)
+    numbers = draw.own(lambda: draw.sample(range(high + 1), count), str)
+    listed = ", ".join(map(str, numbers))
+    if not is_pick:
+        order = draw.pick(("ascending", "descending"))
+        found = ", ".join(map(str, sorted(numbers, reverse=order == "descending")))
+        user = draw.wording(SORTING).format(l=listed, o=order)
+    else:
+        listed = listed if count > 2 or draw.chance(0.5) else f"{numbers[0]} or {numbers[1]}"
+        ends = ("largest", "biggest", "highest"), ("smallest", "lowest", "least")
+        is_max = draw.chance(0.5)
+        found = str(max(numbers) if is_max else min(numbers))
+        user = draw.wording(COMPARING).format(l=listed, e=draw.pick(ends[0] if is_max else ends[1]))
+    user = user[0].upper() + user[1:]
+    return single(draw, [Turn(user=user, reasoning=think_sort(numbers, mode), content=found)], found)
+
+
+def think_sort(numbers: list[int], mode: Mode) -> str:
+    """Return the reasoning about numbers: from small to large."""
+    if mode == "off":
+        return ""
+    text = f"From small to large: {', '.join(map(str, sorted(numbers)))}."
+    return text + f" These are {len(numbers)} numbers, as given." if mode == "max" else text
+
+
+def make_word_sort(draw: Draw, mode: Mode) -> Draft:
+    """Return a few words to be put in alphabetical order."""
+    words = draw.own(lambda: draw.sample(lexicon.NOUNS, draw.integer(2, 4)), " ".join)
+    user = draw.wording(SORTING).format(l=", ".join(words), o="alphabetical")
+    found = ", ".join(sorted(words))
+    thought = "" if mode == "off" else f"By first letters: {', '.join(word[0] for word in sorted(words))}."
+    if mode == "max":
+        thought += f" These are {len(words)} words, as given."
+    return single(draw, [Turn(user=user[0].upper() + user[1:], reasoning=thought, content=found)], found)
+
+
+def make_copy(draw: Draw, mode: Mode) -> Draft:
+    """Return words to be repeated as they are, or in reverse order."""
+    is_reverse = draw.chance(0.5)
+    makers = (lexicon.noun, lexicon.noun, lexicon.adjective, lexicon.place, lexicon.code)
+
+    def words() -> list[str]:
+        make = draw.pick(makers)
+        return [make(draw) for _ in range(draw.integer(2, 7))]
+
+    given = draw.own(words, " ".join)
+    found = " ".join(reversed(given)) if is_reverse else " ".join(given)
+    user = draw.wording(REVERSING if is_reverse else COPYING).format(w=" ".join(given))
+    thought = ""
+    if mode != "off":
+        thought = f"The last word comes first: {given[-1]}." if is_reverse else "I repeat the words as they are."
+    if mode == "max":
+        thought += f" There are {len(given)} words."
+    return single(draw, [Turn(user=user, reasoning=thought, content=found)], found)
