@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsv4_backend.config import ServingConfig
+from dsv4_backend.config.model import PAGE_TOKENS
 from dsv4_backend.kv.manager import CacheManager
 from dsv4_backend.records import PageGrant, PlanRow, StepPlan, StepResult
 from dsv4_backend.scheduler.budget import chunk_tokens, fair_shares
@@ -143,7 +144,9 @@ class Scheduler:
             sequence = self._waiting.next(now_s)
             if sequence is None:
                 return
-            if not self._cache.can_reserve_growing(sequence.id, len(sequence.token_ids) + 1):
+            # A page of headroom for each that runs: without it, the newcomer would soon be preempted, over and over.
+            num_tokens = len(sequence.token_ids) + 1 + PAGE_TOKENS * len(self._running)
+            if not self._cache.can_reserve_growing(sequence.id, num_tokens):
                 return  # its turn: nobody overtakes it, or a long prompt would wait for ever
             self._waiting.remove(sequence)
             self._running.append(sequence)

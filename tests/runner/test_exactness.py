@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,17 +13,27 @@ from library import Answer, answer, answer_together, prompt
 from dsv4_backend.assemble import build_engine
 from dsv4_backend.config import Numerics, ServingConfig
 from dsv4_backend.engine import Engine
+from dsv4_backend.metrics import MetricsSink, NullMetrics
 from dsv4_backend.runner.inline import InlineExecutor
 from dsv4_backend.runner.rank import Rank
 
-MakeEngine = Callable[..., "contextmanager[Engine]"]
 LENGTHS = (1, 3, 4, 5, 127, 128, 129, 131, 255, 260)
 
 
+class _Counts(NullMetrics):
+    """Remembers counters."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def count(self, name: str, amount: float = 1.0, **labels: str) -> None:
+        self.counts[name] += int(amount)
+
+
 @contextmanager
-def _engine(checkpoint: Path, **settings: object) -> Iterator[Engine]:
+def _engine(checkpoint: Path, metrics: MetricsSink | None = None, **settings: object) -> Iterator[Engine]:
     config = ServingConfig(**({"checkpoint": str(checkpoint), "num_threads": 1} | settings))  # type: ignore[arg-type]
-    engine = build_engine(config, executor=InlineExecutor(lambda: Rank.load(config)))
+    engine = build_engine(config, metrics, executor=InlineExecutor(lambda: Rank.load(config)))
     engine.start()
     try:
         yield engine
@@ -59,9 +70,11 @@ def test_small_chunks_equal_whole_prompts(random_checkpoint: Path, numerics: Num
 def test_preempted_requests_equal_undisturbed_ones(
     random_checkpoint: Path, numerics: Numerics, alone: list[Answer]
 ) -> None:
-    with _engine(random_checkpoint, numerics=numerics, max_step_tokens=256, cache_tokens=384) as engine:
+    metrics = _Counts()
+    with _engine(random_checkpoint, metrics, numerics=numerics, max_step_tokens=256, cache_tokens=384) as engine:
         squeezed = answer_together(engine, [prompt(length, salt=length) for length in LENGTHS])
     assert [item.token_ids for item in squeezed] == [item.token_ids for item in alone]
+    assert metrics.counts["dsv4_preemptions_total"] > 0, "nothing was preempted, so nothing was shown"
 
 
 def test_sampled_tokens_depend_on_seed_and_position_only(random_checkpoint: Path) -> None:
