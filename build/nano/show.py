@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from nano_data import FAMILIES, MODES, Mix, grade, stream
 from nano_data.records import Example
-from nano_data.stream import default_renderer
+from nano_data.render import default_renderer
 
 
 def show(example: Example) -> str:

@@ -102,7 +102,7 @@ def make_tools(draw: Draw, mode: Mode) -> Draft:
     """Return a conversation with several tools: one to three requests, now and then one that needs no tool."""
     tools = make_toolset(draw, draw.integer(2, 6))
     turns: list[Turn] = []
-    for _ in range(draw.pick((1, 1, 2, 2, 3))):
+    for _ in range(draw.pick((1, 2, 2, 3, 4))):
         if draw.chance(0.1):
             turns.append(talk.small_talk(draw, mode))
         else:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from nano_data.records import Split
 
 T = TypeVar("T")
+K = TypeVar("K")
 HELD_OUT_SHARE = 8  # one value in this many is for evaluation
 MAX_TRIES = 2000
 
@@ -29,7 +30,8 @@ class Wordings:
 
 def owner(value: str) -> Split:
     """Return the split to which a value belongs, by a hash of its lower-case text."""
-    return "eval" if zlib.crc32(value.lower().encode()) % HELD_OUT_SHARE == 0 else "train"
+    digest = hashlib.blake2b(value.lower().encode(), digest_size=4).digest()
+    return "eval" if int.from_bytes(digest, "little") % HELD_OUT_SHARE == 0 else "train"
 
 
 class Draw:
@@ -67,6 +69,12 @@ class Draw:
         self.wordings.append(found)
         return found
 
+    def casual(self, text: str) -> str:
+        """Return the text as it is, or now and then as people type it: with a small first letter, without its end."""
+        if self.chance(0.2):
+            text = text[0].lower() + text[1:]
+        return text.rstrip(".?!") if self.chance(0.2) else text
+
     def own(self, make: Callable[[], T], key: Callable[[T], str] = str) -> T:
         """Return what `make` gives, repeated until its key belongs to this split.
 
@@ -81,3 +89,13 @@ class Draw:
                 self.values.append(text)
                 return made
         raise ValueError(f"no {self.split} value in {MAX_TRIES} tries. Widen the generator.")
+
+
+def weighted(draw: Draw, weights: Mapping[K, float]) -> K:
+    """Return one key, by weight."""
+    point = draw.real() * sum(weights.values())
+    for key, weight in weights.items():
+        point -= weight
+        if point < 0:
+            return key
+    return key

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from nano_data import lexicon
-from nano_data.draw import Draw, owner
+from nano_data.draw import Draw, owner, weighted
 from nano_data.records import Check, Draft, Mode, Split, Turn
 from nano_data.wordings import wordings
 
-TOKENS_PER_PAIR = 9
-PLACES = ("ones", "tens", "hundreds", "thousands")
+PLACES = ("ones", "tens", "hundreds", "thousands", "ten thousands")
 
 SEPARATORS = (": ", ": ", " = ", " -> ", " is ")
 LIST_HEADS, LOOKUPS = wordings("list_heads"), wordings("lookups")
@@ -36,35 +37,44 @@ def all_keys(split: Split) -> tuple[str, ...]:
     return tuple(pair for pair in pairs if owner(pair) == split)
 
 
-def make_pairs(draw: Draw, count: int) -> dict[str, str]:
-    """Return `count` keys, all different, with their values."""
-    joint = draw.pick(("-", "-", " ", "_"))
-    keys = [key.replace(" ", joint) for key in draw.sample(all_keys(draw.split), count)]
-    style = draw.real()
-    if style < 0.55:
-        low, high = draw.pick(((10, 99), (100, 999), (1000, 9999), (10000, 99999)))
-        return {key: str(draw.integer(low, high)) for key in keys}
-    if style < 0.7:
-        return {key: draw.pick(lexicon.NOUNS) for key in keys}
-    make = lexicon.code if style < 0.85 else lexicon.place
-    return {key: make(draw) for key in keys}
+@dataclass(frozen=True, slots=True)
+class ValueStyle:
+    """What the values of a list look like, and about how many tokens a line takes."""
+
+    weight: float
+    line_tokens: float
+    make: Callable[[Draw], str]
 
 
-def make_recall(draw: Draw, mode: Mode, target_tokens: int) -> Draft:
+def _number_style(digits: int) -> ValueStyle:
+    low = 10 ** (digits - 1)
+    return ValueStyle(0.14, 7.4 + digits, lambda draw: str(draw.integer(low, 10 * low - 1)))
+
+
+VALUE_STYLES = (
+    *map(_number_style, (2, 3, 4, 5)),
+    ValueStyle(0.15, 8.9, lexicon.noun),
+    ValueStyle(0.15, 13.8, lexicon.code),
+    ValueStyle(0.14, 12.0, lexicon.place),
+)
+
+
+def make_recall(draw: Draw, mode: Mode, target_tokens: int, max_questions: int) -> Draft:
     """Return a list of pairs of about `target_tokens` tokens and questions about single keys."""
-    pairs = make_pairs(draw, max(1, target_tokens // TOKENS_PER_PAIR))
-    separator, bullet = draw.pick(SEPARATORS), draw.pick(("", "", "- "))
-    head = draw.wording(LIST_HEADS)
-    lines = "\n".join(f"{bullet}{key}{separator}{value}" for key, value in pairs.items())
-    count = min(len(pairs), draw.integer(1, 2 + len(pairs) // 12), 12)
-    turns, answer = [], ""
-    for index, key in enumerate(draw.sample(list(pairs), count)):
-        asked = draw.wording(LOOKUPS).format(k=key)
-        answer = f"{key}{separator}{pairs[key]}"
-        draw.values.append(answer)
-        user = asked if index else f"{head}\n{lines}\n{asked}"
-        turns.append(Turn(user=user, reasoning=think_recall(key, answer, mode), content=answer))
-    return single(draw, turns, answer)
+    style = weighted(draw, {item: item.weight for item in VALUE_STYLES})
+    separator, bullet, joint = draw.pick(SEPARATORS), draw.pick(("", "", "- ")), draw.pick(("-", "-", " ", "_"))
+    num_pairs = max(1, round(target_tokens / (style.line_tokens + len(bullet) / 2)))
+    keys = draw.sample(all_keys(draw.split), num_pairs)
+    lines = {key: f"{key.replace(' ', joint)}{separator}{style.make(draw)}" for key in keys}
+    text = "\n".join([draw.wording(LIST_HEADS), *(f"{bullet}{line}" for line in lines.values())])
+    turns, count = [], min(num_pairs, draw.integer(1, 2 + num_pairs // 12), max_questions)
+    for index, key in enumerate(draw.sample(keys, count)):
+        name = key.replace(" ", joint)
+        asked = draw.wording(LOOKUPS).format(k=name)
+        user = asked if index else f"{text}\n{asked}"
+        turns.append(Turn(user=user, reasoning=think_recall(name, lines[key], mode), content=lines[key]))
+        draw.values.append(key)
+    return single(draw, turns, turns[-1].content)
 
 
 def think_recall(key: str, line: str, mode: Mode) -> str:
@@ -110,7 +120,7 @@ def make_arithmetic(draw: Draw, mode: Mode) -> Draft:
         return first, second
 
     first, second = draw.own(operands, lambda pair: f"{pair[0]} {sign} {pair[1]}")
-    user = draw.wording(ADDING if is_sum else SUBTRACTING).format(a=first, b=second)
+    user = draw.casual(draw.wording(ADDING if is_sum else SUBTRACTING).format(a=first, b=second))
     answer = f"{first} {sign} {second} = {first + second if is_sum else first - second}"
     steps = work_out(first, second, is_sum)
     if mode == "off":
@@ -134,7 +144,7 @@ def prove(first: int, second: int, is_sum: bool) -> str:
     """Return the reverse calculation, as a check."""
     if is_sum:
         total = first + second
-        return f"Check {total} - {second}: {subtract_steps(total, second)}" if total < 10000 else "Check: ok"
+        return f"Check {total} - {second}: {subtract_steps(total, second)}"
     low, high = min(first, second), max(first, second)
     return f"Check {high - low} + {low}: {add_steps(high - low, low)}"
 
@@ -158,7 +168,7 @@ def make_sort(draw: Draw, mode: Mode) -> Draft:
         is_max = draw.chance(0.5)
         found = str(max(numbers) if is_max else min(numbers))
         user = draw.wording(COMPARING).format(l=listed, e=draw.pick(ends[0] if is_max else ends[1]))
-    user = user[0].upper() + user[1:]
+    user = draw.casual(user[0].upper() + user[1:])
     return single(draw, [Turn(user=user, reasoning=think_sort(numbers, mode), content=found)], found)
 
 

@@ -40,6 +40,7 @@ class Grader:
 
     def __init__(self, tokenizer_file: Path = TOKENIZER_FILE) -> None:
         self._tokenizer = recipe.Tokenizer.from_file(str(tokenizer_file))
+        self._think_end_id = self._tokenizer.encode("</think>")[0]
 
     def read(self, body: dict[str, Json], ids: Sequence[int]) -> Reply:
         """Return the reply that the official parser makes of answer tokens without their EOS."""
@@ -75,8 +76,10 @@ class Grader:
             ids = ids[:-1]
         if EOS_ID in ids:
             return _wrong("the answer ends more than once")
-        reply = self.read(example.body, ids)
-        return grade_reply(example, reply, is_thinking=example.mode != "off")
+        is_thinking = example.mode != "off"
+        if ids.count(self._think_end_id) != int(is_thinking):
+            return _wrong("reasoning does not end" if is_thinking else "there is reasoning although thinking is off")
+        return grade_reply(example, self.read(example.body, ids))
 
 
 def _call(function: dict[str, str]) -> tuple[str, Json]:
@@ -87,12 +90,8 @@ def _call(function: dict[str, str]) -> tuple[str, Json]:
     return function["name"], arguments if isinstance(arguments, dict) else None
 
 
-def grade_reply(example: Example, reply: Reply, *, is_thinking: bool) -> Verdict:
+def grade_reply(example: Example, reply: Reply) -> Verdict:
     """Compare a reply with what the example wants."""
-    if is_thinking and not reply.reasoning:
-        return _wrong("there is no reasoning")
-    if not is_thinking and reply.reasoning:
-        return _wrong("there is reasoning although thinking is off")
     if MARKUP.search(reply.content) or MARKUP.search(reply.reasoning or ""):
         return _wrong("markup stands in the text")
     check = example.check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ class Renderer:
     def __init__(self, tokenizer_file: Path = TOKENIZER_FILE) -> None:
         self._encoding = recipe.DeepseekV4Encoding().with_tokenizer(recipe.Tokenizer.from_file(str(tokenizer_file)))
         self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
-        self._assistant_id = self._tokenizer.token_to_id("<｜Assistant｜>")
+        self._assistant_id = self.token_id("<｜Assistant｜>")
 
     def render(self, family: str, mode: Mode, draft: Draft, fields: dict[str, Json]) -> Example:
         """Return the example of a draft; `fields` switch thinking in its body."""
@@ -99,6 +100,13 @@ class Renderer:
             values=draft.values,
             wordings=draft.wordings,
         )
+
+    def token_id(self, text: str) -> int:
+        """Return the id of a special token. Raises: ValueError for any other text."""
+        found = self._tokenizer.token_to_id(text)
+        if found is None:
+            raise ValueError(f"{text!r} is no token of the vocabulary.")
+        return found
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of token ids, special tokens spelled out."""
@@ -134,3 +142,9 @@ def with_answer(conversation: Any, turn: Turn) -> Any:
 def last_index(ids: list[int], wanted: int) -> int:
     """Return where an id occurs last."""
     return len(ids) - 1 - ids[::-1].index(wanted)
+
+
+@functools.cache
+def default_renderer() -> Renderer:
+    """Return the renderer with the committed tokenizer."""
+    return Renderer()

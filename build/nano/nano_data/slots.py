@@ -27,6 +27,11 @@ class Kind:
     train: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
 
+    @property
+    def is_quoted(self) -> bool:
+        """Whether values are free text, which users put in quotation marks."""
+        return any('"' in template for template in self.train)
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -138,7 +143,7 @@ KINDS: dict[str, Kind] = {
     "days": _whole("days nights duration", 1, 30, "for {v} days|for the next {v} days", "for {v} days in all"),
     "minutes": _whole("minutes delay timeout", 1, 90, "for {v} minutes|in {v} minutes", "for {v} minutes in all"),
     "level": _whole("level percent brightness volume", 0, 99, "to {v}|at {v} percent", "up to {v} percent"),
-    "port": _whole("port size memory", 100, 9999, "with {v}", "of {v}"),
+    "port": _whole("port size memory", 100, 9999, "with {v}", "with just {v}"),
     "year": _whole("year", 1900, 2099, "from {v}|of {v}", "from the year {v}"),
     "price": _real("price max_price cost total", 900, "for {v} euros|under {v}", "for not more than {v}"),
     "weight": _real("weight width height distance", 90, "of {v}", "of about {v}"),
@@ -194,4 +199,7 @@ def say(draw: Draw, slot: Slot, value: Json) -> str:
         draw.wordings.append(template)
     else:
         template = draw.wording(GENERIC)
-    return template.format(words=slot.words, v=say_list(value) if isinstance(value, list) else value)
+    text = say_list(value) if isinstance(value, list) else str(value)
+    if slot.kind.is_quoted and '"' not in template:
+        text = f'"{text}"'
+    return template.format(words=slot.words, v=text)

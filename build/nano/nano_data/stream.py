@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from nano_data import calling, exact, filling, talk
-from nano_data.draw import Draw
+from nano_data.draw import Draw, weighted
 from nano_data.records import Draft, Example, Json, Mode, Split
-from nano_data.render import MODE_FIELDS, Renderer
+from nano_data.render import MODE_FIELDS, Renderer, default_renderer
 
-K = TypeVar("K")
 GENERATORS: dict[str, Callable[[Draw, Mode], Draft]] = {
     "tools": calling.make_tools,
     "greet": talk.make_greet,
@@ -39,11 +36,13 @@ def _mode_weights() -> dict[Mode, float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
-    """What a stream is made of: weights of families and modes, the length of recalled lists, the longest example."""
+    """What a stream is made of: weights of families and modes, the length of recalled lists and how many
+    questions follow them at most, the longest example."""
 
     families: Mapping[str, float] = field(default_factory=_family_weights)
     modes: Mapping[Mode, float] = field(default_factory=_mode_weights)
     recall_tokens: tuple[int, int] = (10, 700)
+    max_questions: int = 12
     max_tokens: int = 2048
 
 
@@ -78,23 +77,6 @@ def make_draft(draw: Draw, family: str, mode: Mode, mix: Mix = DEFAULT_MIX) -> t
     fields = draw.pick(MODE_FIELDS[mode])
     if family == "recall":
         low, high = mix.recall_tokens
-        return exact.make_recall(
-            draw, mode, round(math.exp(math.log(low) + draw.real() * math.log(high / low)))
-        ), fields
+        target = round(math.exp(math.log(low) + draw.real() * math.log(high / low)))
+        return exact.make_recall(draw, mode, target, mix.max_questions), fields
     return GENERATORS[family](draw, mode), fields
-
-
-def weighted(draw: Draw, weights: Mapping[K, float]) -> K:
-    """Return one key, by weight."""
-    point = draw.real() * sum(weights.values())
-    for key, weight in weights.items():
-        point -= weight
-        if point < 0:
-            return key
-    return key
-
-
-@functools.cache
-def default_renderer() -> Renderer:
-    """Return the renderer with the committed tokenizer."""
-    return Renderer()

@@ -43,7 +43,7 @@ def question(draw: Draw, mode: Mode) -> Turn:
     is_task = draw.chance(0.35)
     template = draw.wording(TASKS if is_task else QUESTIONS)
     lead = draw.wording(LEADS) if draw.chance(0.4) else "{q}"
-    user = fill_in(draw, lead.replace("{q}", template))
+    user = draw.casual(fill_in(draw, lead.replace("{q}", template)))
     thought = ""
     if mode != "off":
         thought = "The user wants a work of art or skill." if is_task else "The user asks for a fact."

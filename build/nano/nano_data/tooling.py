@@ -40,6 +40,7 @@ class Tool:
     required: tuple[str, ...]
     description: str
     results: tuple[str, ...]
+    is_verbose: bool
 
     def schema(self) -> dict[str, Json]:
         """Return the function as a chat-completions body carries it."""
@@ -48,17 +49,22 @@ class Tool:
             function["description"] = self.description
         function["parameters"] = {
             "type": "object",
-            "properties": {slot.name: slot.kind.schema for slot in self.slots},
+            "properties": {slot.name: self._property(slot) for slot in self.slots},
             "required": list(self.required),
         }
         return {"type": "function", "function": function}
+
+    def _property(self, slot: Slot) -> dict[str, Json]:
+        described = {"description": f"The {slot.words} of the {self.noun}"} if self.is_verbose else {}
+        return slot.kind.schema | described
 
 
 ACTIONS = {name: Action(tuple(item["verbs"].split()), divided(item)) for name, item in WORDINGS["actions"].items()}
 DOMAINS = tuple(
     Domain(**{part: tuple(text.split()) for part, text in item.items()}) for item in read_toml("domains").values()
 )
-NAMINGS = ("snake", "snake", "snake", "camel", "kebab", "noun_first")
+NAMINGS = ("snake", "snake", "snake", "camel", "kebab", "noun_first", "long")
+FILLERS = ("current", "new", "my", "user", "full", "one", "daily", "next")
 STATES = tuple(
     """active blocked clear closed confirmed delayed empty failed full idle late missing
      open paid pending ready shipped sunny rainy cloudy""".split()
@@ -88,18 +94,22 @@ def make_tool(draw: Draw, domain: Domain, noun: str, action: str, max_slots: int
             slots.append(Slot(name, KINDS[kind]))
     verb = draw.pick(ACTIONS[action].verbs)
     return Tool(
-        name=tool_name(draw.pick(NAMINGS), verb, noun),
+        name=tool_name(draw, verb, noun),
         noun=noun,
         action=ACTIONS[action],
         slots=tuple(slots),
         required=tuple(slot.name for index, slot in enumerate(slots) if index == 0 or draw.chance(0.7)),
         description=f"{verb.capitalize()} {article(noun)}" if draw.chance(0.4) else "",
         results=domain.results,
+        is_verbose=draw.chance(0.08),
     )
 
 
-def tool_name(naming: str, verb: str, noun: str) -> str:
+def tool_name(draw: Draw, verb: str, noun: str) -> str:
     """Return a function name in one of the usual spellings."""
+    naming = draw.pick(NAMINGS)
+    if naming == "long":
+        return f"{verb}_{draw.pick(FILLERS)}_{noun}"
     if naming == "camel":
         return verb + noun.capitalize()
     if naming == "kebab":
