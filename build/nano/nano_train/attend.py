@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nano_train import ops
+from nano_train import fast
 from nano_train.config import CHUNK
 
 Saved = torch.autograd.function.FunctionCtx
@@ -39,7 +39,7 @@ class _Attend(torch.autograd.Function):
             rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
             seen = _seen(keys, entries, view, chunk)  # [K, D]
             scores = torch.mm(query[rows].flatten(0, 1), (seen * scale).T)  # [CHUNK * H, K]
-            share, normaliser[rows] = ops.masked_softmax(scores, mask, sink)
+            share, normaliser[rows] = fast.masked_softmax(scores, mask, sink)
             torch.mm(share, seen, out=out[rows].view(-1, query.shape[2]))
         ctx.save_for_backward(query, keys, entries, sink, out, normaliser)
         ctx.view = view  # type: ignore[attr-defined]
@@ -58,13 +58,11 @@ class _Attend(torch.autograd.Function):
             rows, width = slice(chunk * CHUNK, (chunk + 1) * CHUNK), view.window + CHUNK
             seen = _seen(keys, entries, view, chunk)
             flat_query, flat_out = query[rows].flatten(0, 1), d_out[rows].flatten(0, 1)
-            share = torch.mm(flat_query, (seen * scale).T).view(CHUNK, heads, -1)
-            share.add_(mask.unsqueeze(1)).sub_(normaliser[rows].unsqueeze(2)).exp_()
-            d_seen = torch.mm(share.view(CHUNK * heads, -1).T, flat_out)
-            d_scores = torch.mm(flat_out, seen.T).view_as(share).sub_(delta[rows].unsqueeze(2))
-            d_scores = d_scores.mul_(share).mul_(scale).view(CHUNK * heads, -1)
-            torch.mm(d_scores, seen, out=d_query[rows].view(CHUNK * heads, -1))
-            d_seen.addmm_(d_scores.T, flat_query)
+            share = torch.mm(flat_query, (seen * scale).T)  # [CHUNK * H, K]
+            d_scores = torch.mm(flat_out, seen.T)
+            fast.softmax_backward(share, d_scores, mask, normaliser[rows], delta[rows])
+            torch.mm(d_scores, seen * scale, out=d_query[rows].view(CHUNK * heads, -1))
+            d_seen = torch.mm(share.T, flat_out).addmm_(d_scores.T, flat_query, alpha=scale)
             d_keys[chunk * CHUNK : chunk * CHUNK + width] += d_seen[:width]
             low, high = view.ranges[chunk]
             if high > low:

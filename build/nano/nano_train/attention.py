@@ -12,7 +12,7 @@ from dsv4_backend.config import LayerKind, LayerSpec, ModelConfig
 from torch import Tensor
 from torch.nn.functional import linear
 
-from nano_train import ops
+from nano_train import fast
 from nano_train.attend import View, attend
 from nano_train.batch import EntryGeometry
 from nano_train.indexer import Indexer
@@ -37,14 +37,14 @@ class Attention:
         rounded = self.rounding.input(x)
         down = linear(rounded, torch.cat([self._weight("wq_a.weight"), self._weight("wkv.weight")]))
         latent, kv = down.split([config.q_lora_rank, config.head_dim], dim=1)
-        latent = ops.rms_norm(latent, self._weight("q_norm.weight"), eps)  # [T, r_q]
+        latent = fast.rms_norm(latent, self._weight("q_norm.weight"), eps)  # [T, r_q]
         query = linear(self.rounding.input(latent), self._weight("wq_b.weight")).view(-1, config.num_heads, config.head_dim)
         at = row.at_tokens
-        query = ops.norm_rotate(query, None, at.cos, at.sin, eps)
-        kv = ops.norm_rotate(kv, self._weight("kv_norm.weight"), at.cos, at.sin, eps)
+        query = fast.norm_rotate(query, None, at.cos, at.sin, eps)
+        kv = fast.norm_rotate(kv, self._weight("kv_norm.weight"), at.cos, at.sin, eps)
         kv = self.rounding.entry(kv, config.rope_dim)
         out, loss = self._attend(x, latent, query, kv, row)
-        return self._output(ops.rotate(out, at.cos, -at.sin)), loss
+        return self._output(fast.rotate(out, at.cos, -at.sin)), loss
 
     def _attend(
         self, x: Tensor, latent: Tensor, query: Tensor, kv: Tensor, row: Row
@@ -57,7 +57,7 @@ class Attention:
         entries = compress(x, self.weights, f"{self.prefix}.compressor", row.entries)
         turn = row.at_entries
         norm = self._weight("compressor.norm.weight")
-        entries = ops.norm_rotate(entries, norm, turn.cos, turn.sin, self.config.norm_eps)
+        entries = fast.norm_rotate(entries, norm, turn.cos, turn.sin, self.config.norm_eps)
         entries = self.rounding.entry(entries, self.config.rope_dim)
         seen, indexer = row.entries.masks, None
         if self.spec.kind is LayerKind.CSA:
@@ -76,7 +76,7 @@ class Attention:
         assert row.entries is not None and row.at_entries is not None
         keys = compress(x, self.weights, f"{prefix}.compressor", row.entries)
         turn, eps = row.at_entries, self.config.norm_eps
-        keys = ops.norm_rotate(keys, self.weights[f"{prefix}.compressor.norm.weight"], turn.cos, turn.sin, eps)
+        keys = fast.norm_rotate(keys, self.weights[f"{prefix}.compressor.norm.weight"], turn.cos, turn.sin, eps)
         return Indexer(
             config=self.config,
             rounding=self.rounding,

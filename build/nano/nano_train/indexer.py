@@ -13,7 +13,7 @@ from dsv4_backend.config import ModelConfig
 from torch import Tensor
 from torch.nn.functional import linear
 
-from nano_train import ops
+from nano_train import fast
 from nano_train.batch import EntryGeometry
 from nano_train.config import CHUNK
 from nano_train.numerics import Rounding
@@ -40,7 +40,7 @@ class Indexer:
         rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
         heads, width = self.config.index_heads, self.config.index_head_dim
         query = linear(self.latent[rows], self.wq_b).view(CHUNK, heads, width)
-        query = self.rounding.index(ops.rotate(query, self.at_tokens.cos[rows], self.at_tokens.sin[rows]))
+        query = self.rounding.index(fast.rotate(query, self.at_tokens.cos[rows], self.at_tokens.sin[rows]))
         each = torch.relu(query.flatten(0, 1) @ self.keys[low:high].T).view(CHUNK, heads, -1)
         scale: float = width**-0.5 * heads**-0.5
         return torch.bmm((self.head_weights[rows] * scale).unsqueeze(1), each).squeeze(1)

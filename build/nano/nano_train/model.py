@@ -15,7 +15,7 @@ from dsv4_backend.model.rope import frequencies, rotation
 from torch import Tensor
 from torch.nn.functional import linear
 
-from nano_train import ops
+from nano_train import fast, ops
 from nano_train.attention import Attention
 from nano_train.batch import Batch, geometry
 from nano_train.moe import Rules, route, routed_experts
@@ -79,10 +79,11 @@ class Pass:
 
     def _around(self, prefix: str, streams: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         """Run a sublayer on the collapsed streams and mix its output back in."""
-        base, scale = self.weights[f"{prefix}_base"], self.weights[f"{prefix}_scale"]
-        z = self._project(prefix, streams)
-        pre, post, comb = ops.hyper_maps(z, base, scale, self.config.hc_eps, self.config.hc_iterations)
-        return ops.hyper_mix(streams, sublayer(ops.hyper_collapse(streams, pre)), post, comb)
+        config = self.config
+        fn, base, scale = (self.weights[f"{prefix}_{part}"] for part in ("fn", "base", "scale"))
+        sizes = config.norm_eps, config.hc_eps, config.hc_iterations
+        hidden, post, comb, streams = fast.hyper_read(streams, (fn, base, scale), *sizes)
+        return fast.hyper_mix(streams, sublayer(hidden), post, comb)
 
     def _project(self, prefix: str, streams: Tensor) -> Tensor:
         flat = streams.flatten(1)  # [T, N * d]
@@ -105,7 +106,7 @@ class Pass:
         limit = self.config.swiglu_limit
         routed = routed_experts(x, ids, shares, w13, w2, Rules(limit, self.rounding))
         w1, w2, w3 = (self.weights[f"{prefix}.ffn.shared_experts.w{part}.weight"] for part in (1, 2, 3))
-        hidden = ops.swiglu(linear(x, torch.cat([w1, w3])), None, limit)
+        hidden = fast.swiglu(linear(x, torch.cat([w1, w3])), limit)
         return routed + linear(self.rounding.input(hidden), w2)
 
     def _route(self, prefix: str, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,7 +121,7 @@ class Pass:
         return ids, shares
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return ops.rms_norm(x, weight, self.config.norm_eps)
+        return fast.rms_norm(x, weight, self.config.norm_eps)
 
     def _row(self, spec: LayerSpec) -> Row:
         """Compute once what all layers with the same ratio and rotation share."""

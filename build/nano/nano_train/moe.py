@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from nano_train import ops
+from nano_train import fast
 from nano_train.numerics import Rounding
 
 Saved = torch.autograd.function.FunctionCtx
@@ -36,7 +36,7 @@ class _Experts(torch.autograd.Function):
         gate_up, out = x.new_empty(order.shape[0], w13.shape[1]), torch.empty_like(picked)
         for expert, (low, high) in enumerate(pairwise(bounds)):
             torch.mm(picked[low:high], w13[expert].T, out=gate_up[low:high])
-        hidden = rules.rounding.input(ops.swiglu(gate_up, sorted_shares, rules.limit))
+        hidden = rules.rounding.input(fast.swiglu_forward(gate_up, sorted_shares, rules.limit))
         for expert, (low, high) in enumerate(pairwise(bounds)):
             torch.mm(hidden[low:high], w2[expert].T, out=out[low:high])
         ctx.save_for_backward(picked, gate_up, sorted_shares, order, w13, w2)
@@ -52,12 +52,11 @@ class _Experts(torch.autograd.Function):
         d_w13, d_w2 = torch.empty_like(w13), torch.empty_like(w2)
         for expert, (low, high) in enumerate(pairwise(bounds)):
             torch.mm(d_out[low:high], w2[expert], out=d_hidden[low:high])
-        with torch.enable_grad():
-            inputs = gate_up.detach().requires_grad_(), shares.detach().requires_grad_()
-            hidden = rules.rounding.input(ops.swiglu(*inputs, rules.limit))
-            d_gate_up, d_sorted = torch.autograd.grad(hidden, inputs, d_hidden)
+        hidden, d_gate_up, d_sorted = fast.swiglu_backward(gate_up, shares, d_hidden, rules.limit)
+        hidden = rules.rounding.input(hidden)
+        assert d_sorted is not None
         for expert, (low, high) in enumerate(pairwise(bounds)):
-            torch.mm(d_out[low:high].T, hidden.detach()[low:high], out=d_w2[expert])
+            torch.mm(d_out[low:high].T, hidden[low:high], out=d_w2[expert])
             torch.mm(d_gate_up[low:high].T, picked[low:high], out=d_w13[expert])
             torch.mm(d_gate_up[low:high], w13[expert], out=d_picked[low:high])
         d_shares = torch.empty_like(d_sorted).scatter_(0, order, d_sorted).view(shape)
