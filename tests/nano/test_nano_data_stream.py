@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+from typing import Any
 
 import pytest
 from nano_data import FAMILIES, MODES, Example, Mix, Mode, Split, make_example, stream
 from nano_data.draw import owner
 from nano_data.render import EOS_ID, TOKENIZER_FILE, default_renderer
+from nano_data.wordings import WORDINGS
 
 from dsv4_backend.chat import ChatEncoder
 
@@ -96,3 +99,23 @@ def test_recall_reaches_the_length_that_is_asked_for() -> None:
 def test_longer_examples_than_the_mix_allows_are_left_out() -> None:
     mix = Mix(families={"recall": 1}, recall_tokens=(50, 900), max_tokens=300)
     assert all(len(item.token_ids) <= 300 for item in itertools.islice(stream(1, "train", mix), 20))
+
+
+def all_wordings(table: dict[str, Any], part: str) -> set[str]:
+    """All wordings of a part, in small letters and without punctuation."""
+    if part in table:
+        return {re.sub(r"[^a-z{}+= -]", "", line.lower()).strip() for line in table[part].splitlines()}
+    return {found for item in table.values() if isinstance(item, dict) for found in all_wordings(item, part)}
+
+
+def test_held_out_wordings_differ_by_more_than_punctuation() -> None:
+    assert not all_wordings(WORDINGS, "train") & all_wordings(WORDINGS, "held_out")
+
+
+def test_an_earlier_turn_is_trained_only_as_it_was_said() -> None:
+    """While thinking, a later prompt shows a sum without its steps: nobody should learn to answer like that."""
+    mix = Mix(families={"arithmetic": 1}, modes={"on": 1})
+    for example in itertools.islice(stream(3, "train", mix), 60):
+        trained = sum(example.loss_mask[: example.num_prompt_tokens])
+        history = [item["content"] for item in example.body["messages"] if item["role"] == "assistant"]
+        assert not trained or not re.fullmatch(r"\d+ [+-] \d+ = -?\d+", history[0])

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from dataclasses import dataclass
 
 from nano_data import talk
-from nano_data.draw import Draw
+from nano_data.draw import Draw, Wordings
 from nano_data.records import Call, Check, Draft, Json, Mode, Turn
 from nano_data.slots import sample_all, say, say_list
 from nano_data.tooling import Tool, article, make_result, make_toolset, plural
 from nano_data.wordings import wordings
 
-FRAMES, JOINTS, SYSTEMS = wordings("frames"), wordings("joints"), wordings("agent_systems")
+FRAMES, OPEN_FRAMES, JOINTS = wordings("frames"), wordings("open_frames"), wordings("joints")
+SYSTEMS = wordings("agent_systems")
+NO_ORDER = re.compile(r"what|which|how|I ", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +28,23 @@ class Request:
     tool: Tool
 
 
-def make_request(draw: Draw, tool: Tool) -> Request:
+@functools.cache
+def orders(phrases: Wordings) -> Wordings:
+    """Return those phrases that can follow "please"."""
+    train, held_out = (
+        tuple(phrase for phrase in part if not NO_ORDER.match(phrase)) for part in (phrases.train, phrases.held_out)
+    )
+    return Wordings(train, held_out)
+
+
+def make_request(draw: Draw, tool: Tool, *, is_order: bool = False) -> Request:
     """Return a request with made-up arguments that belongs to the split of `draw`."""
     slots = [slot for slot in tool.slots if slot.name in tool.required or draw.chance(0.5)]
     values = sample_all(draw, slots, tool.name)
     said = [say(draw, slot, values[slot.name]) for slot in slots]
     if draw.chance(0.35):
         said = draw.sample(said, len(said))
-    wish = draw.wording(tool.action.phrases)
+    wish = draw.wording(orders(tool.action.phrases) if is_order else tool.action.phrases)
     wish = wish.format(n=f"the {tool.noun}", a=article(tool.noun), s=plural(tool.noun), n0=tool.noun)
     return Request(join_said(draw, [wish, *said]), Call(name=tool.name, arguments=values), tool)
 
@@ -45,8 +58,10 @@ def join_said(draw: Draw, parts: list[str]) -> str:
     return text
 
 
-def say_result(result: dict[str, Json]) -> str:
+def say_result(result: dict[str, Json] | str) -> str:
     """Return the sentence that reports a tool's result."""
+    if isinstance(result, str):
+        return f"The tool says: {result}."
     if "error" in result:
         return f"That did not work: {result['error']}."
     spoken = {name: say_value(value) for name, value in result.items()}
@@ -77,11 +92,11 @@ def plain(value: Json) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def think_result(results: list[dict[str, Json]], mode: Mode) -> str:
+def think_result(results: list[dict[str, Json] | str], mode: Mode) -> str:
     """Return the reasoning before the answer from results."""
     if mode == "off":
         return ""
-    names = [", ".join(result) for result in results]
+    names = ["a text" if isinstance(result, str) else ", ".join(result) for result in results]
     text = f"The result has {' and '.join(names)}."
     return text + " I report it as it is." if mode == "max" else text
 
@@ -91,7 +106,7 @@ def serve(draw: Draw, requests: list[Request], user: str, mode: Mode) -> list[Tu
     results = [make_result(draw, item.tool) for item in requests]
     asked = Turn(user=user, reasoning=think_call(requests, mode), calls=tuple(item.call for item in requests))
     told = Turn(
-        results=tuple(json.dumps(result) for result in results),
+        results=tuple(plain(result) for result in results),
         reasoning=think_result(results, mode),
         content=" ".join(say_result(result) for result in results),
     )
@@ -107,7 +122,8 @@ def make_tools(draw: Draw, mode: Mode) -> Draft:
             turns.append(talk.small_talk(draw, mode))
         else:
             request = make_request(draw, draw.pick(tools))
-            user = capital(draw.wording(FRAMES).format(r=request.words))
+            frames = OPEN_FRAMES if NO_ORDER.match(request.words) else FRAMES
+            user = capital(draw.wording(frames).format(r=request.words))
             turns += serve(draw, [request], user, mode)
     return conclude(draw, tools, turns)
 
@@ -117,7 +133,7 @@ def make_parallel(draw: Draw, mode: Mode) -> Draft:
     tools = make_toolset(draw, draw.integer(2, 5))
     first = draw.pick(tools)
     second = first if draw.chance(0.3) else draw.pick(tools)
-    requests = [make_request(draw, first), make_request(draw, second)]
+    requests = [make_request(draw, tool, is_order=True) for tool in (first, second)]
     user = capital(draw.wording(JOINTS).format(a=requests[0].words, b=requests[1].words))
     return conclude(draw, tools, serve(draw, requests, user, mode))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nano_data import lexicon
 from nano_data.draw import Draw, owner, weighted
@@ -16,6 +16,7 @@ PLACES = ("ones", "tens", "hundreds", "thousands", "ten thousands")
 SEPARATORS = (": ", ": ", " = ", " -> ", " is ")
 LIST_HEADS, LOOKUPS = wordings("list_heads"), wordings("lookups")
 ADDING, SUBTRACTING = wordings("adding"), wordings("subtracting")
+DECIDING, RELATING = wordings("deciding"), wordings("relating")
 SORTING, COMPARING = wordings("sorting"), wordings("comparing")
 COPYING, REVERSING = wordings("copying"), wordings("reversing")
 
@@ -67,14 +68,15 @@ def make_recall(draw: Draw, mode: Mode, target_tokens: int, max_questions: int) 
     keys = draw.sample(all_keys(draw.split), num_pairs)
     lines = {key: f"{key.replace(' ', joint)}{separator}{style.make(draw)}" for key in keys}
     text = "\n".join([draw.wording(LIST_HEADS), *(f"{bullet}{line}" for line in lines.values())])
+    is_system = draw.chance(0.15)
     turns, count = [], min(num_pairs, draw.integer(1, 2 + num_pairs // 12), max_questions)
     for index, key in enumerate(draw.sample(keys, count)):
         name = key.replace(" ", joint)
         asked = draw.wording(LOOKUPS).format(k=name)
-        user = asked if index else f"{text}\n{asked}"
+        user = asked if index or is_system else f"{text}\n{asked}"
         turns.append(Turn(user=user, reasoning=think_recall(name, lines[key], mode), content=lines[key]))
         draw.values.append(key)
-    return single(draw, turns, turns[-1].content)
+    return replace(single(draw, turns, turns[-1].content), system=text if is_system else "")
 
 
 def think_recall(key: str, line: str, mode: Mode) -> str:
@@ -151,8 +153,8 @@ def prove(first: int, second: int, is_sum: bool) -> str:
 
 def make_sort(draw: Draw, mode: Mode) -> Draft:
     """Return a short list to be sorted, or its largest or smallest number to be found."""
-    if draw.chance(0.3):
-        return make_word_sort(draw, mode)
+    if draw.chance(0.45):
+        return make_word_sort(draw, mode) if draw.chance(0.6) else make_decision(draw, mode)
     high = draw.pick((9, 99, 99, 999))
     is_pick = draw.chance(0.45)
     count = draw.integer(2, 5)
@@ -178,6 +180,25 @@ def think_sort(numbers: list[int], mode: Mode) -> str:
         return ""
     text = f"From small to large: {', '.join(map(str, sorted(numbers)))}."
     return text + f" These are {len(numbers)} numbers, as given." if mode == "max" else text
+
+
+def make_decision(draw: Draw, mode: Mode) -> Draft:
+    """Return two numbers to be compared."""
+    high = draw.pick((9, 99, 999, 9999))
+    first, second = draw.own(lambda: draw.sample(range(high + 1), 2), str)
+    is_larger = first > second
+    order = f"{first} is {'larger' if is_larger else 'smaller'} than {second}."
+    if draw.chance(0.4):
+        user, answer = draw.wording(RELATING).format(a=first, b=second), order
+    else:
+        word = draw.pick(("larger", "bigger", "greater", "smaller", "lower", "less"))
+        is_true = is_larger == (word in ("larger", "bigger", "greater"))
+        user = draw.wording(DECIDING).format(a=first, b=second, e=word)
+        answer = f"Yes, {first} is {word} than {second}." if is_true else f"No, {first} is not {word} than {second}."
+    thought = "" if mode == "off" else order
+    if mode == "max":
+        thought += f" The digits are {', '.join(str(first))} and {', '.join(str(second))}."
+    return single(draw, [Turn(user=draw.casual(user), reasoning=thought, content=answer)], answer)
 
 
 def make_word_sort(draw: Draw, mode: Mode) -> Draft:

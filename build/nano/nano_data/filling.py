@@ -7,7 +7,7 @@ import json
 from nano_data.calling import capital, join_said, plain
 from nano_data.draw import Draw
 from nano_data.records import Check, Draft, Json, Mode, Turn
-from nano_data.slots import KINDS, Slot, sample_all, say
+from nano_data.slots import make_slots, sample_all, say
 from nano_data.tooling import DOMAINS, article
 from nano_data.wordings import wordings
 
@@ -17,10 +17,7 @@ HEADS, SUBJECTS = wordings("json_heads"), wordings("json_subjects")
 def make_json(draw: Draw, mode: Mode) -> Draft:
     """Return a text and a schema; the answer is the object, its keys in the order of the schema."""
     domain = draw.pick(DOMAINS)
-    slots: dict[str, Slot] = {}
-    for kind in draw.sample(domain.kinds, draw.integer(2, min(5, len(domain.kinds)))):
-        name = draw.pick(KINDS[kind].names)
-        slots.setdefault(name, Slot(name, KINDS[kind]))
+    slots = {slot.name: slot for slot in make_slots(draw, domain.kinds, draw.integer(2, 5))}
     values = sample_all(draw, list(slots.values()))
     said = [say(draw, slot, values[name]) for name, slot in slots.items()]
     if draw.chance(0.4):

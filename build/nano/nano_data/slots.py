@@ -5,32 +5,33 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nano_data import lexicon
 from nano_data.draw import Draw
 from nano_data.records import Json
 from nano_data.wordings import wordings
 
+ANYTHING = 10**6  # values of this kind are divided between the splits one by one
 MIN_DIVIDED = 100  # fewer combinations of values than these occur in both splits
 GENERIC, FLAG_ON, FLAG_OFF = wordings("generic"), wordings("flag_on"), wordings("flag_off")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """A kind of parameter. `train` and `held_out` are natural ways to give it; the generic ones always fit too."""
+    """A kind of parameter.
+
+    Rule: `train` and `held_out` are natural ways to give it; the generic ones always fit too.
+          A quoted one is free text.
+    """
 
     names: tuple[str, ...]
     schema: dict[str, Json]
     sample: Callable[[Draw], Json]
-    num_values: int = 10**6
+    num_values: int = ANYTHING
+    is_quoted: bool = False
     train: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
-
-    @property
-    def is_quoted(self) -> bool:
-        """Whether values are free text, which users put in quotation marks."""
-        return any('"' in template for template in self.train)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ def _text(names: str, make: Callable[[Draw], str], train: str = "", held_out: st
         names=tuple(names.split()),
         schema={"type": "string"},
         sample=lambda draw: draw.own(lambda: make(draw)),
+        is_quoted='"' in train,
         train=tuple(filter(None, train.split("|"))),
         held_out=tuple(filter(None, held_out.split("|"))),
     )
@@ -66,7 +68,7 @@ def _whole(names: str, low: int, high: int, train: str = "", held_out: str = "")
         names=tuple(names.split()),
         schema={"type": "integer"},
         sample=sample,
-        num_values=high - low + 1,
+        num_values=ANYTHING if high >= 100 else high - low + 1,
         train=tuple(filter(None, train.split("|"))),
         held_out=tuple(filter(None, held_out.split("|"))),
     )
@@ -169,16 +171,40 @@ KINDS: dict[str, Kind] = {
 }
 
 
+UNNAMED = ("title", "code", "label", "place", "count", "price", "flag", "numbers", "tags", "port", "date")
+
+
+def make_slot(draw: Draw, kind: str) -> Slot:
+    """Return a parameter of this kind, or now and then one with a name and options that only its schema explains."""
+    if not draw.chance(0.12):
+        return Slot(draw.pick(KINDS[kind].names), KINDS[kind])
+    name = lexicon.noun(draw) if draw.chance(0.5) else lexicon.label(draw).replace("-", "_")
+    if draw.chance(0.2):
+        return Slot(name, _choice(name, " ".join(draw.sample(lexicon.NOUNS, draw.integer(2, 4)))))
+    return Slot(name, replace(KINDS[draw.pick(UNNAMED)], names=(name,), train=(), held_out=()))
+
+
+def make_slots(draw: Draw, kinds: Sequence[str], count: int) -> tuple[Slot, ...]:
+    """Return up to `count` parameters with different names."""
+    slots: dict[str, Slot] = {}
+    for kind in draw.sample(kinds, min(count, len(kinds))):
+        slot = make_slot(draw, kind)
+        slots.setdefault(slot.name, slot)
+    return tuple(slots.values())
+
+
 def sample_all(draw: Draw, slots: Sequence[Slot], title: str = "") -> dict[str, Json]:
     """Return a value for each slot.
 
-    Rule: the values together, with the title, belong to the split of `draw`, unless there are too few to divide.
+    Rule: a value that can be anything belongs to the split of `draw`. Where all are small, it is the values together
+          with the title, unless they are too few to divide.
     """
 
     def sample() -> dict[str, Json]:
         return {slot.name: slot.kind.sample(draw) for slot in slots}
 
-    if math.prod(slot.kind.num_values for slot in slots) < MIN_DIVIDED:
+    sizes = [slot.kind.num_values for slot in slots]
+    if max(sizes) >= ANYTHING or math.prod(sizes) < MIN_DIVIDED:
         return sample()
     return draw.own(sample, lambda found: f"{title} {json.dumps(found)}")
 

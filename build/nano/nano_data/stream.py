@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nano_data import calling, exact, filling, talk
 from nano_data.draw import Draw, weighted
@@ -22,6 +22,7 @@ GENERATORS: dict[str, Callable[[Draw, Mode], Draft]] = {
     "copy": exact.make_copy,
     "parallel": calling.make_parallel,
 }
+LIGHT = ("greet", "unknown", "arithmetic", "sort", "copy")
 FAMILIES = (*GENERATORS, "recall")
 
 
@@ -79,4 +80,13 @@ def make_draft(draw: Draw, family: str, mode: Mode, mix: Mix = DEFAULT_MIX) -> t
         low, high = mix.recall_tokens
         target = round(math.exp(math.log(low) + draw.real() * math.log(high / low)))
         return exact.make_recall(draw, mode, target, mix.max_questions), fields
-    return GENERATORS[family](draw, mode), fields
+    draft = GENERATORS[family](draw, mode)
+    if family in LIGHT and draw.chance(0.25):
+        draft = precede(draw, draft, mode)
+    return draft, fields
+
+
+def precede(draw: Draw, draft: Draft, mode: Mode) -> Draft:
+    """Return the draft with an earlier exchange about something else."""
+    before = GENERATORS[draw.pick(LIGHT)](draw, mode).turns
+    return replace(draft, turns=before + draft.turns, values=tuple(draw.values), wordings=tuple(draw.wordings))

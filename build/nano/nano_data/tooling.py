@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from nano_data import lexicon
 from nano_data.draw import Draw, Wordings
 from nano_data.records import Json
-from nano_data.slots import KINDS, Slot
+from nano_data.slots import Slot, make_slots
 from nano_data.wordings import WORDINGS, divided, read_toml
 
 
@@ -85,19 +85,13 @@ def article(noun: str) -> str:
 
 def make_tool(draw: Draw, domain: Domain, noun: str, action: str, max_slots: int = 4) -> Tool:
     """Return a tool that does `action` to `noun`."""
-    taken: set[str] = set()
-    slots = []
-    for kind in draw.sample(domain.kinds, min(draw.integer(1, max_slots), len(domain.kinds))):
-        name = draw.pick(KINDS[kind].names)
-        if name not in taken:
-            taken.add(name)
-            slots.append(Slot(name, KINDS[kind]))
+    slots = make_slots(draw, domain.kinds, draw.integer(1, max_slots))
     verb = draw.pick(ACTIONS[action].verbs)
     return Tool(
         name=tool_name(draw, verb, noun),
         noun=noun,
         action=ACTIONS[action],
-        slots=tuple(slots),
+        slots=slots,
         required=tuple(slot.name for index, slot in enumerate(slots) if index == 0 or draw.chance(0.7)),
         description=f"{verb.capitalize()} {article(noun)}" if draw.chance(0.4) else "",
         results=domain.results,
@@ -117,11 +111,21 @@ def tool_name(draw: Draw, verb: str, noun: str) -> str:
     return f"{noun}_{verb}" if naming == "noun_first" else f"{verb}_{noun}"
 
 
+def make_thing(draw: Draw, domain: Domain) -> str:
+    """Return what a tool acts on: mostly a thing of the domain, else any other, or one that does not exist."""
+    move = draw.real()
+    if move < 0.75:
+        return draw.pick(domain.nouns)
+    if move < 0.88:
+        return draw.own(lambda: lexicon.noun(draw))
+    return draw.own(lambda: lexicon.surname(draw).lower())
+
+
 def make_toolset(draw: Draw, count: int) -> list[Tool]:
     """Return tools of which no two do the same to the same thing; some share the thing, some the action."""
     tools: dict[tuple[str, str], Tool] = {}
     domain = draw.pick(DOMAINS)
-    noun, action = draw.pick(domain.nouns), draw.pick(domain.actions)
+    noun, action = make_thing(draw, domain), draw.pick(domain.actions)
     while len(tools) < count:
         if (noun, action) not in tools:
             tools[noun, action] = make_tool(draw, domain, noun, action)
@@ -129,19 +133,22 @@ def make_toolset(draw: Draw, count: int) -> list[Tool]:
         if move < 0.3:  # another action on the same thing
             action = draw.pick(domain.actions)
         elif move < 0.5:  # the same domain
-            noun, action = draw.pick(domain.nouns), draw.pick(domain.actions)
+            noun, action = make_thing(draw, domain), draw.pick(domain.actions)
         else:
             domain = draw.pick(DOMAINS)
-            noun, action = draw.pick(domain.nouns), draw.pick(domain.actions)
+            noun, action = make_thing(draw, domain), draw.pick(domain.actions)
     return draw.sample(list(tools.values()), count)
 
 
-def make_result(draw: Draw, tool: Tool) -> dict[str, Json]:
-    """Return what a call of this tool gives back."""
+def make_result(draw: Draw, tool: Tool) -> dict[str, Json] | str:
+    """Return what a call of this tool gives back: an object, or now and then plain text."""
+    if draw.chance(0.08):
+        return draw.own(lambda: lexicon.phrase(draw))
     if draw.chance(0.08):
         return {"error": f"{tool.noun} {draw.pick(('not found', 'not available', 'timed out', 'locked'))}"}
     chosen = draw.sample(tool.results, draw.integer(1, min(3, len(tool.results))))
-    return {name: result_value(draw, kind) for name, kind in (item.split(":") for item in chosen)}
+    pairs = [item.split(":") for item in chosen]
+    return {(lexicon.noun(draw) if draw.chance(0.08) else name): result_value(draw, kind) for name, kind in pairs}
 
 
 def result_value(draw: Draw, kind: str) -> Json:
