@@ -2,8 +2,8 @@
 
 from nano_data.grade import Grader, grade
 from nano_data.pack import Packed, Row, fill_rows, pack
-from nano_data.records import MODES, Call, Check, Example, Mode, Split, Verdict
-from nano_data.stream import DEFAULT_MIX, FAMILIES, Mix, make_example, stream
+from nano_data.records import DEFAULT_MIX, MODES, Call, Check, Example, Mix, Mode, Split, Verdict
+from nano_data.stream import FAMILIES, make_example, stream
 
 __all__ = [
     "DEFAULT_MIX",

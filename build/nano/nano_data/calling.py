@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from nano_data import talk
 from nano_data.draw import Draw, Wordings
-from nano_data.records import Call, Check, Draft, Json, Mode, Turn
+from nano_data.records import Call, Check, Draft, Json, Mix, Mode, Turn
 from nano_data.slots import sample_all, say, say_list
 from nano_data.tooling import Tool, article, make_result, make_toolset, plural
 from nano_data.wordings import wordings
@@ -113,11 +113,11 @@ def serve(draw: Draw, requests: list[Request], user: str, mode: Mode) -> list[Tu
     return [asked, told]
 
 
-def make_tools(draw: Draw, mode: Mode) -> Draft:
-    """Return a conversation with several tools: one to three requests, now and then one that needs no tool."""
-    tools = make_toolset(draw, draw.integer(2, 6))
+def make_tools(draw: Draw, mode: Mode, mix: Mix) -> Draft:
+    """Return a conversation with several tools: one or more requests, now and then one that needs no tool."""
+    tools = make_toolset(draw, draw.integer(*mix.num_tools))
     turns: list[Turn] = []
-    for _ in range(draw.pick((1, 2, 2, 3, 4))):
+    for _ in range(draw.integer(*mix.num_requests)):
         if draw.chance(0.1):
             turns.append(talk.small_talk(draw, mode))
         else:
@@ -128,9 +128,9 @@ def make_tools(draw: Draw, mode: Mode) -> Draft:
     return conclude(draw, tools, turns)
 
 
-def make_parallel(draw: Draw, mode: Mode) -> Draft:
+def make_parallel(draw: Draw, mode: Mode, mix: Mix) -> Draft:
     """Return a conversation in which one message asks for two calls."""
-    tools = make_toolset(draw, draw.integer(2, 5))
+    tools = make_toolset(draw, draw.integer(*mix.num_tools))
     first = draw.pick(tools)
     second = first if draw.chance(0.3) else draw.pick(tools)
     requests = [make_request(draw, tool, is_order=True) for tool in (first, second)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from nano_data import lexicon
 from nano_data.draw import Draw, owner, weighted
-from nano_data.records import Check, Draft, Mode, Split, Turn
+from nano_data.records import Check, Draft, Mix, Mode, Split, Turn
 from nano_data.wordings import wordings
 
 PLACES = ("ones", "tens", "hundreds", "thousands", "ten thousands")
@@ -49,19 +49,21 @@ class ValueStyle:
 
 def _number_style(digits: int) -> ValueStyle:
     low = 10 ** (digits - 1)
-    return ValueStyle(0.14, 7.4 + digits, lambda draw: str(draw.integer(low, 10 * low - 1)))
+    return ValueStyle(0.16, 7.4 + digits, lambda draw: str(draw.integer(low, 10 * low - 1)))
 
 
 VALUE_STYLES = (
     *map(_number_style, (2, 3, 4, 5)),
-    ValueStyle(0.15, 8.9, lexicon.noun),
-    ValueStyle(0.15, 13.8, lexicon.code),
-    ValueStyle(0.14, 12.0, lexicon.place),
+    ValueStyle(0.2, 8.9, lexicon.noun),
+    ValueStyle(0.08, 13.8, lexicon.code),
+    ValueStyle(0.08, 11.0, lexicon.place),
 )
 
 
-def make_recall(draw: Draw, mode: Mode, target_tokens: int, max_questions: int) -> Draft:
-    """Return a list of pairs of about `target_tokens` tokens and questions about single keys."""
+def make_recall(draw: Draw, mode: Mode, mix: Mix) -> Draft:
+    """Return a list of pairs and questions about single keys; short lists are as frequent as long ones, by octave."""
+    low, high = mix.recall_tokens
+    target_tokens = low * (high / low) ** draw.real()
     style = weighted(draw, {item: item.weight for item in VALUE_STYLES})
     separator, bullet, joint = draw.pick(SEPARATORS), draw.pick(("", "", "- ")), draw.pick(("-", "-", " ", "_"))
     num_pairs = max(1, round(target_tokens / (style.line_tokens + len(bullet) / 2)))
@@ -69,7 +71,7 @@ def make_recall(draw: Draw, mode: Mode, target_tokens: int, max_questions: int) 
     lines = {key: f"{key.replace(' ', joint)}{separator}{style.make(draw)}" for key in keys}
     text = "\n".join([draw.wording(LIST_HEADS), *(f"{bullet}{line}" for line in lines.values())])
     is_system = draw.chance(0.15)
-    turns, count = [], min(num_pairs, draw.integer(1, 2 + num_pairs // 12), max_questions)
+    turns, count = [], min(num_pairs, draw.integer(1, 2 + num_pairs // 12), mix.max_questions)
     for index, key in enumerate(draw.sample(keys, count)):
         name = key.replace(" ", joint)
         asked = draw.wording(LOOKUPS).format(k=name)
@@ -109,7 +111,7 @@ def subtract_steps(first: int, second: int) -> str:
     return ", ".join(steps)
 
 
-def make_arithmetic(draw: Draw, mode: Mode) -> Draft:
+def make_arithmetic(draw: Draw, mode: Mode, _mix: Mix) -> Draft:
     """Return an addition or a subtraction with its steps; the last line of the answer is the equation."""
     is_sum = draw.chance(0.5)
     sign = "+" if is_sum else "-"
@@ -151,13 +153,13 @@ def prove(first: int, second: int, is_sum: bool) -> str:
     return f"Check {high - low} + {low}: {add_steps(high - low, low)}"
 
 
-def make_sort(draw: Draw, mode: Mode) -> Draft:
+def make_sort(draw: Draw, mode: Mode, _mix: Mix) -> Draft:
     """Return a short list to be sorted, or its largest or smallest number to be found."""
     if draw.chance(0.45):
         return make_word_sort(draw, mode) if draw.chance(0.6) else make_decision(draw, mode)
     high = draw.pick((9, 99, 99, 999))
     is_pick = draw.chance(0.45)
-    count = draw.integer(2, 5)
+    count = draw.integer(2, 5 if high < 100 else 3)
     numbers = draw.own(lambda: draw.sample(range(high + 1), count), str)
     listed = ", ".join(map(str, numbers))
     if not is_pick:
@@ -201,9 +203,18 @@ def make_decision(draw: Draw, mode: Mode) -> Draft:
     return single(draw, [Turn(user=draw.casual(user), reasoning=thought, content=answer)], answer)
 
 
+def different_starts(draw: Draw, count: int) -> list[str]:
+    """Return words of which no two begin with the same letter."""
+    words: dict[str, str] = {}
+    while len(words) < count:
+        word = lexicon.noun(draw)
+        words.setdefault(word[0], word)
+    return list(words.values())
+
+
 def make_word_sort(draw: Draw, mode: Mode) -> Draft:
     """Return a few words to be put in alphabetical order."""
-    words = draw.own(lambda: draw.sample(lexicon.NOUNS, draw.integer(2, 4)), " ".join)
+    words = draw.own(lambda: different_starts(draw, draw.integer(2, 4)), " ".join)
     user = draw.wording(SORTING).format(l=", ".join(words), o="alphabetical")
     found = ", ".join(sorted(words))
     thought = "" if mode == "off" else f"By first letters: {', '.join(word[0] for word in sorted(words))}."
@@ -212,14 +223,15 @@ def make_word_sort(draw: Draw, mode: Mode) -> Draft:
     return single(draw, [Turn(user=user[0].upper() + user[1:], reasoning=thought, content=found)], found)
 
 
-def make_copy(draw: Draw, mode: Mode) -> Draft:
+def make_copy(draw: Draw, mode: Mode, _mix: Mix) -> Draft:
     """Return words to be repeated as they are, or in reverse order."""
     is_reverse = draw.chance(0.5)
     makers = (lexicon.noun, lexicon.noun, lexicon.adjective, lexicon.place, lexicon.code)
 
     def words() -> list[str]:
         make = draw.pick(makers)
-        return [make(draw) for _ in range(draw.integer(2, 7))]
+        most = 4 if make in (lexicon.place, lexicon.code) else 7
+        return [make(draw) for _ in range(draw.integer(2, most))]
 
     given = draw.own(words, " ".join)
     found = " ".join(reversed(given)) if is_reverse else " ".join(given)

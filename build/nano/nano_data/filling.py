@@ -6,7 +6,7 @@ import json
 
 from nano_data.calling import capital, join_said, plain
 from nano_data.draw import Draw
-from nano_data.records import Check, Draft, Json, Mode, Turn
+from nano_data.records import Check, Draft, Json, Mix, Mode, Turn
 from nano_data.slots import make_slots, sample_all, say
 from nano_data.tooling import DOMAINS, article
 from nano_data.wordings import wordings
@@ -14,7 +14,7 @@ from nano_data.wordings import wordings
 HEADS, SUBJECTS = wordings("json_heads"), wordings("json_subjects")
 
 
-def make_json(draw: Draw, mode: Mode) -> Draft:
+def make_json(draw: Draw, mode: Mode, _mix: Mix) -> Draft:
     """Return a text and a schema; the answer is the object, its keys in the order of the schema."""
     domain = draw.pick(DOMAINS)
     slots = {slot.name: slot for slot in make_slots(draw, domain.kinds, draw.integer(2, 5))}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Mode = Literal["off", "on", "max"]
@@ -10,6 +11,36 @@ Split = Literal["train", "eval"]
 Json = Any  # what json.loads returns
 
 MODES: tuple[Mode, ...] = ("off", "on", "max")
+
+
+def _family_weights() -> dict[str, float]:
+    light = {"greet": 1.5, "unknown": 2.5, "sort": 4.0, "copy": 3.0}
+    return {"tools": 3.0, "recall": 4.0, "arithmetic": 5.0, "json": 3.0, "parallel": 1.0, **light}
+
+
+def _mode_weights() -> dict[Mode, float]:
+    return {"off": 0.5, "on": 0.35, "max": 0.15}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """What a stream is made of.
+
+    Rule: families and modes are chosen by weight; pairs are the smallest and the largest number or length.
+          A recalled list has about recall_tokens tokens and at most max_questions questions. max_tokens is the length
+          of the longest example.
+    """
+
+    families: Mapping[str, float] = field(default_factory=_family_weights)
+    modes: Mapping[Mode, float] = field(default_factory=_mode_weights)
+    num_tools: tuple[int, int] = (2, 6)
+    num_requests: tuple[int, int] = (1, 5)
+    recall_tokens: tuple[int, int] = (10, 700)
+    max_questions: int = 12
+    max_tokens: int = 2048
+
+
+DEFAULT_MIX = Mix()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

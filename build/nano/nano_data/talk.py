@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nano_data import lexicon
 from nano_data.draw import Draw, Wordings
-from nano_data.records import Check, Draft, Mode, Turn
+from nano_data.records import Check, Draft, Mix, Mode, Turn
 from nano_data.wordings import WORDINGS, divided, wordings
 
 UNKNOWN = "I do not know that. I am a very small model."
@@ -93,12 +93,12 @@ def _conclude(draw: Draw, turns: list[Turn]) -> Draft:
     )
 
 
-def make_greet(draw: Draw, mode: Mode) -> Draft:
+def make_greet(draw: Draw, mode: Mode, _mix: Mix) -> Draft:
     """Return small talk of one or two turns."""
     return _conclude(draw, [greeting(draw, mode) for _ in range(draw.pick((1, 1, 2)))])
 
 
-def make_unknown(draw: Draw, mode: Mode) -> Draft:
+def make_unknown(draw: Draw, mode: Mode, _mix: Mix) -> Draft:
     """Return a question to which the honest answer is that the model does not know."""
     before = [small_talk(draw, mode)] if draw.chance(0.25) else []
     return _conclude(draw, [*before, question(draw, mode)])
