@@ -62,10 +62,10 @@ class Attention:
         seen, indexer = row.entries.masks, None
         if self.spec.kind is LayerKind.CSA:
             indexer = self._indexer(x, latent, row)
-            seen = indexer.select(row.entries)
+            seen = seen if row.index.is_dense else indexer.select(row.entries)
         both = tuple(torch.cat(pair, dim=1) for pair in zip(masks, seen, strict=True))
         out, normaliser = attend(query, kv, entries, sink, View(row.geometry.window, row.entries.ranges, both))
-        if indexer is None or not row.trained_chunks:
+        if indexer is None or not row.index.trained_chunks:
             return out, None
         return out, indexer.loss(query.detach(), entries.detach(), normaliser, row)
 

@@ -68,7 +68,7 @@ class Indexer:
         """
         assert row.entries is not None
         total, count = entries.new_zeros(()), 0
-        for chunk in sorted(row.trained_chunks):
+        for chunk in sorted(row.index.trained_chunks):
             is_open = row.entries.visible[chunk] > 1
             if not bool(is_open.any()):
                 continue

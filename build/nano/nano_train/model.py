@@ -20,15 +20,12 @@ from nano_train.attention import Attention
 from nano_train.batch import Batch, geometry
 from nano_train.moe import Rules, route, routed_experts
 from nano_train.numerics import Rounding
-from nano_train.row import Row, Turn
+from nano_train.row import IndexPhase, Row, Turn
 from nano_train.weights import Weights
 
 
 class Pass:
-    """One forward pass over one row. It collects expert loads by router, and the losses of the indexers.
-
-    `trained_chunks` are the chunks whose queries train the indexers.
-    """
+    """One forward pass over one row. It collects expert loads by router, and the losses of the indexers."""
 
     def __init__(
         self,
@@ -36,13 +33,13 @@ class Pass:
         weights: Weights,
         batch: Batch,
         rounding: Rounding | None = None,
-        trained_chunks: frozenset[int] = frozenset(),
+        index: IndexPhase | None = None,
     ) -> None:
         self.config = config
         self.weights = weights
         self.batch = batch
         self.rounding = rounding or Rounding()
-        self.trained_chunks = trained_chunks
+        self.index = index or IndexPhase()
         self.loads: dict[str, Tensor] = {}
         self.index_losses: list[Tensor] = []
         self.rows: dict[tuple[int, RopeSpec], Row] = {}
@@ -135,7 +132,7 @@ class Pass:
         entries = shared.entries.get(spec.ratio)
         table = frequencies(spec.rope, self.config.rope_dim)
         at_entries = None if entries is None else _turn(table, entries.positions)
-        return Row(self.batch, shared, _turn(table, self.batch.positions), entries, at_entries, self.trained_chunks)
+        return Row(self.batch, shared, _turn(table, self.batch.positions), entries, at_entries, self.index)
 
 
 def draft_layer(config: ModelConfig) -> LayerSpec:

@@ -27,12 +27,20 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexPhase:
+    """What becomes of the indexers in a pass: the chunks whose queries train them, and whether they choose yet."""
+
+    trained_chunks: frozenset[int] = frozenset()
+    is_dense: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
-    """What layers with the same roles share on one packed row. `trained_chunks` are those that train the indexer."""
+    """What layers with the same roles share on one packed row."""
 
     batch: Batch
     geometry: Geometry
     at_tokens: Turn
     entries: EntryGeometry | None = None
     at_entries: Turn | None = None
-    trained_chunks: frozenset[int] = frozenset()
+    index: IndexPhase = IndexPhase()

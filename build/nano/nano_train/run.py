@@ -1,0 +1,66 @@
+"""Start the ranks of a run: rank 0 in this process, the others as children; a signal ends them all after a step."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import torch
+from torch import multiprocessing
+
+from nano_train.config import read_config
+from nano_train.loop import NUM_REPORTED, Rank, Run
+from nano_train.shared import Arena, Barrier
+from nano_train.state import load_state, restore
+from nano_train.weights import initial_weights
+
+
+def train(run: Run) -> int:
+    """Train from the saved state, or from the start; return the number of steps done.
+
+    Raises: ValueError if the folder holds another run's state.
+    """
+    arena = Arena.allocate(initial_weights(read_config(run.values), run.plan.seed), run.num_ranks, NUM_REPORTED)
+    state = load_state(run.folder)
+    if state is not None:
+        restore(arena, state)
+        if state["plan"] != dataclasses.asdict(run.plan):
+            sys.stdout.write("the plan has changed since the state was saved; going on with the new one\n")
+    first = 0 if state is None else int(state["step"])
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(run.num_ranks)
+    others = [
+        context.Process(target=_other, args=(run, rank, arena, barrier, first), daemon=True)
+        for rank in range(1, run.num_ranks)
+    ]
+    for process in others:
+        process.start()
+    try:
+        done = Rank(run, 0, arena, barrier).train(first, _stopped_by_signal())
+    except BaseException:
+        barrier.abort()
+        raise
+    for process in others:
+        process.join()
+    return done
+
+
+def _other(run: Run, rank: int, arena: Arena, barrier: Barrier, first: int) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # rank 0 decides
+    torch.set_num_threads(1)
+    Rank(run, rank, arena, barrier).train(first, lambda: False)
+
+
+def _stopped_by_signal() -> Callable[[], bool]:
+    received: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, remember)
+    return lambda: bool(received)
