@@ -1,4 +1,4 @@
-"""Write a small random checkpoint in one of the three layouts, tensor by tensor.
+"""Write a small checkpoint, random or trained, in one of the three layouts, tensor by tensor.
 
 config.json values ─ with_layout ─► … with that layout's metadata ─ write_checkpoint ─► folder of shards and an index
 """
@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ from dsv4_backend.config import ModelConfig, parse_model_config
 from dsv4_backend.errors import ConfigError
 
 Progress = Callable[[int, int], None]
+Values = Callable[[Weight], Tensor]  # float32, int64 for tid2eid; asked by name, more than once for some
 
 
 class LayoutName(str, Enum):
@@ -74,11 +76,16 @@ def with_layout(values: Mapping[str, object], layout: LayoutName) -> dict[str, o
 
 
 def write_checkpoint(
-    path: Path, values: Mapping[str, object], options: WriteOptions | None = None, progress: Progress | None = None
+    path: Path,
+    values: Mapping[str, object],
+    options: WriteOptions | None = None,
+    progress: Progress | None = None,
+    weights: Values | None = None,
 ) -> None:
-    """Write config.json, shards and index into a folder (made if need be) for a random model of that config.
+    """Write config.json, shards and index into a folder (made if need be) for a model of that config.
 
-    Rule:   the same values and options give the same bytes. `progress` is told the bytes written and to write.
+    Rule:   the same arguments give the same bytes. `weights` are random unless given. `progress` is told the bytes
+            written and to write.
     Raises: ConfigError if the values cannot be used.
     """
     options = options or WriteOptions()
@@ -94,7 +101,7 @@ def write_checkpoint(
     shards = list(_shards(config, layout, options.shard_bytes))
     total = sum(shard.num_bytes for shard in shards)
     weight_map, done = {}, 0
-    writer = _Writer(config, options)
+    writer = _Writer(config, options, weights)
     for number, shard in enumerate(shards, start=1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         writer.write(path / name, shard)
@@ -166,8 +173,8 @@ def _shards(config: ModelConfig, layout: Layout, shard_bytes: int) -> Iterator[_
 class _Writer:
     """Turns weights into stored bytes."""
 
-    def __init__(self, config: ModelConfig, options: WriteOptions) -> None:
-        self.num_experts = config.num_experts
+    def __init__(self, config: ModelConfig, options: WriteOptions, weights: Values | None) -> None:
+        self.weights = weights or partial(random_weight, seed=options.seed, num_experts=config.num_experts)
         self.options = options
         official = Layout(is_dense_fp8=True, experts=Storage.MXFP4, draft_experts=Storage.MXFP4)
         self.official = {weight.name: weight.storage for weight in model_weights(config, official)}
@@ -198,8 +205,8 @@ class _Writer:
         return _codes_and_scales(stored)
 
     def value(self, weight: Weight) -> Tensor:
-        """Return the weight's random values, rounded to what the official layout can hold if that was asked."""
-        value = random_weight(weight, self.options.seed, self.num_experts)
+        """Return the weight's values, rounded to what the official layout can hold if that was asked."""
+        value = self.weights(weight)
         official = self.official[weight.name]
         if self.options.has_same_values and official in _QUANTISERS and official is not weight.storage:
             return dequantise(_QUANTISERS[official](value))
@@ -207,12 +214,12 @@ class _Writer:
 
     def nvfp4(self, weight: Weight) -> QuantTensor:
         """Quantise one projection; w1 and w3 of an expert share the global scale."""
-        value = random_weight(weight, self.options.seed, self.num_experts)
+        value = self.weights(weight)
         siblings = [value]
         for part, other in ((".w1.", ".w3."), (".w3.", ".w1.")):
             if part in weight.name:
                 sibling = replace(weight, name=weight.name.replace(part, other))
-                siblings.append(random_weight(sibling, self.options.seed, self.num_experts))
+                siblings.append(self.weights(sibling))
         if self.options.has_same_values:
             return cast_to_nvfp4(*[quantise_mxfp4(item) for item in siblings])
         amax = max(float(item.abs().amax()) for item in siblings)
