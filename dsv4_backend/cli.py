@@ -51,6 +51,7 @@ COMMANDS = {
     "generate": Command("dsv4_client.commands.generate", "stream the completion of a raw prompt"),
     "tokens": Command("dsv4_client.commands.tokens", "show the token ids of a text or a chat (no server needed)"),
     "check": Command("dsv4_backend.commands.check", "validate a checkpoint and print its sizes"),
+    "plan": Command("dsv4_backend.commands.plan", "say what a deployment needs and could reach at best"),
 }
 
 

@@ -10,7 +10,7 @@ LAYERS = {
     "errors": 0,
     "records": 1, "config": 2, "metrics": 1,
     "text": 3, "chat": 4, "kv": 3, "parallel": 3, "checkpoint": 4,
-    "scheduler": 5, "model": 5,
+    "scheduler": 5, "model": 5, "plan": 5,
     "engine": 6, "sampling": 6, "grammar": 6,
     "runner": 7,
     "assemble": 8,
@@ -19,10 +19,13 @@ LAYERS = {
     "commands": 11,
     "cli": 12,
 }  # fmt: skip
-DECISION_SIDE = ("errors", "records", "config", "metrics", "text", "chat", "kv", "scheduler", "engine", "server")
+DECISION_SIDE = (
+    "errors", "records", "config", "metrics", "text", "chat", "kv", "scheduler", "engine", "server", "plan",
+)  # fmt: skip
 ADAPTERS = {
     "deepseek_recipe": "dsv4_backend.chat",
     "xgrammar": "dsv4_backend.grammar",
+    "matplotlib": "dsv4_backend.plan",
     "triton_python_backend_utils": "dsv4_backend.server",
 }
 CLIENT_MAY = ("chat", "text", "records", "errors")
