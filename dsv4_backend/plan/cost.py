@@ -86,7 +86,10 @@ class CacheTerm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCost:
-    """What a model holds, reads and computes. Units: state_bytes per sequence, whatever its length."""
+    """What a model holds, reads and computes.
+
+    Units: state_bytes per sequence, whatever its length; boundary_bytes the part of it that is left at a page boundary.
+    """
 
     name: str
     weights: tuple[WeightGroup, ...]
@@ -94,6 +97,7 @@ class ModelCost:
     state_bytes: int
     num_experts: int
     num_active_experts: int
+    boundary_bytes: int = 0
 
     def weight_bytes(self, mesh: Mesh) -> int:
         """Bytes that one rank holds."""
@@ -111,8 +115,15 @@ class ModelCost:
     @property
     def fixed_bytes(self) -> int:
         """Bytes of a sequence that do not grow with it: state and full windows."""
-        windows = (term.num_layers * term.max_stored * term.entry_bytes for term in self.caches)
-        return self.state_bytes + sum(windows)
+        return self.state_bytes + self._window_bytes()
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """Bytes of a snapshot at a page boundary, from which a prefix can go on: windows and what is left of state."""
+        return self.boundary_bytes + self._window_bytes()
+
+    def _window_bytes(self) -> int:
+        return sum(term.num_layers * term.max_stored * term.entry_bytes for term in self.caches)
 
     @property
     def active_parameters(self) -> int:

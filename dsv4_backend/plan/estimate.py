@@ -51,6 +51,8 @@ class Figures:
     sequence_bytes: int
     marginal_bytes_per_token: float
     fixed_bytes_per_sequence: int
+    snapshot_bytes: int
+    cache_read_per_token: float
     max_sequences: int
     linear_flops: int
     index_flops: int
@@ -112,6 +114,8 @@ def estimate(cost: ModelCost, v32: ModelCost, load: Load) -> Figures:
         sequence_bytes=cost.cache_bytes(tokens),
         marginal_bytes_per_token=cost.marginal_bytes,
         fixed_bytes_per_sequence=cost.fixed_bytes,
+        snapshot_bytes=cost.snapshot_bytes,
+        cache_read_per_token=sum(term.read_bytes(tokens) for term in cost.caches),
         max_sequences=max_sequences(cost, load),
         linear_flops=2 * cost.active_parameters,
         index_flops=cost.flops(tokens, Operation.INDEX),

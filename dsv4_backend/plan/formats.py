@@ -67,3 +67,9 @@ def state_bytes(config: ModelConfig, hca_state: HcaState) -> int:
             rows = 2 * layer.ratio if hca_state is HcaState.RAW else ONLINE_ROWS
             total += rows * config.head_dim * FP32_BYTES
     return total
+
+
+def boundary_bytes(config: ModelConfig) -> int:
+    """Return the fp32 state that is left at a multiple of 128 tokens: the earlier halves of CSA's last full block."""
+    width = config.head_dim + config.index_head_dim
+    return sum(2 * layer.ratio * width * FP32_BYTES for layer in config.layers if layer.kind is LayerKind.CSA)

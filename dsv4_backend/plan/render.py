@@ -54,6 +54,8 @@ ROWS = (
     Row("cache of one sequence", "sequence_bytes", show_bytes),
     Row("  a further token", "marginal_bytes_per_token", _plain),
     Row("  fixed", "fixed_bytes_per_sequence", show_bytes),
+    Row("  a snapshot of a prefix", "snapshot_bytes", show_bytes),
+    Row("  read for a token", "cache_read_per_token", show_bytes),
     Row("  of V3.2", "cache_share", _percent),
     Row("sequences that fit", "max_sequences", _plain),
     Row("FLOPs per token, linear", "linear_flops", _giga),

@@ -65,6 +65,13 @@ def test_the_fixed_bytes_of_a_sequence_are_those_of_the_facts(name: str, hca_sta
     assert cost(name, hca_state=hca_state).fixed_bytes / 1e6 == pytest.approx(megabytes, abs=0.06)
 
 
+@pytest.mark.parametrize(("name", "num_layers", "num_csa"), [("pro", 61, 30), ("flash", 43, 21)])
+def test_a_snapshot_holds_the_windows_and_twenty_kilobytes_for_each_csa_layer(
+    name: str, num_layers: int, num_csa: int
+) -> None:
+    assert cost(name).snapshot_bytes == num_layers * 128 * 584 + num_csa * 20 * 1024
+
+
 @pytest.mark.parametrize(
     ("cache_format", "sizes"), [("packed-fp4index", (584, 68)), ("packed-fp8index", (584, 132)), ("bf16", (1024, 256))]
 )

@@ -26,7 +26,10 @@ def test_targets_agree_on_what_they_share() -> None:
 
 def test_the_cpu_lock_holds_all_that_the_project_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    asked = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    asked = [
+        *project["dependencies"],
+        *(pin for name in ("dev", "plot") for pin in project["optional-dependencies"][name]),
+    ]
     names = {normal_name(re.split(r"[\[<>=!~ ]", requirement, maxsplit=1)[0]) for requirement in asked}
     assert names - set(read_lock(LOCKS["cpu"])) == set()
 
