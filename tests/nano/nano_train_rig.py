@@ -45,7 +45,7 @@ def random_weights(config: ModelConfig, seed: int) -> Weights:
         for name, tensor in weights.items():
             if tensor.is_floating_point():
                 spread = 0.3 if tensor.dim() == 1 or name.endswith(".ape") else 0.0
-                tensor += spread * torch.randn(tensor.shape, generator=generator)
+                tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=spread)
     return weights
 
 

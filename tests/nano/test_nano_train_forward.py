@@ -7,7 +7,6 @@ import torch
 from dsv4_kernels.dispatch import bind
 from model_rig import Driver
 from nano_train.model import Pass
-from nano_train.numerics import Rounding
 from nano_train.weights import Weights
 from nano_train_rig import TrainedSource, packed, random_documents, random_weights, tiny_config
 

@@ -55,9 +55,7 @@ def test_rotation_without_norm_equals_its_twin() -> None:
 
 
 def test_norm_without_rotation_equals_its_twin() -> None:
-    assert_same(
-        lambda x, w: fast.rms_norm(x, w, 1e-6), lambda x, w: ops.rms_norm(x, w, 1e-6), randoms((T, N, D), (D,))
-    )
+    assert_same(lambda x, w: fast.rms_norm(x, w, 1e-6), lambda x, w: ops.rms_norm(x, w, 1e-6), randoms((T, N, D), (D,)))
 
 
 def test_a_sublayer_between_hyper_connections_equals_its_twin() -> None:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from nano_train import fast
+from nano_train.autograd import Function, Saved, apply
 from nano_train.config import CHUNK
-
-Saved = torch.autograd.function.FunctionCtx
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +25,11 @@ class View:
     masks: tuple[Tensor, ...]
 
 
-class _Attend(torch.autograd.Function):
+class _Attend(Function):
     """query [T, H, D], keys [window + T, D], entries [C, D], sink [H] ─► out [T, H, D], normaliser [T, H]."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Saved, query: Tensor, keys: Tensor, entries: Tensor, sink: Tensor, view: View
     ) -> tuple[Tensor, Tensor]:
         out, normaliser = torch.empty_like(query), query.new_empty(query.shape[:2])
@@ -43,11 +42,11 @@ class _Attend(torch.autograd.Function):
             torch.mm(share, seen, out=out[rows].view(-1, query.shape[2]))
         ctx.save_for_backward(query, keys, entries, sink, out, normaliser)
         ctx.view = view  # type: ignore[attr-defined]
-        ctx.mark_non_differentiable(normaliser)  # type: ignore[attr-defined]
+        ctx.mark_non_differentiable(normaliser)
         return out, normaliser
 
     @staticmethod
-    def backward(ctx: Saved, d_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Saved, d_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         query, keys, entries, sink, out, normaliser = ctx.saved_tensors  # type: ignore[attr-defined]
         view: View = ctx.view  # type: ignore[attr-defined]
         d_query, d_keys, d_entries = torch.empty_like(query), torch.zeros_like(keys), torch.zeros_like(entries)
@@ -78,7 +77,7 @@ def attend(query: Tensor, kv: Tensor, entries: Tensor, sink: Tensor, view: View)
             denominator [T, H], which carries no gradient.
     """
     keys = torch.nn.functional.pad(kv, (0, 0, view.window, 0))
-    out, normaliser = _Attend.apply(query, keys, entries, sink, view)
+    out, normaliser = apply(_Attend, query, keys, entries, sink, view)
     return out, normaliser
 
 

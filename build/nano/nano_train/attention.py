@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from dsv4_backend.config import LayerKind, LayerSpec, ModelConfig
 from torch import Tensor
 from torch.nn.functional import linear
 
+from dsv4_backend.config import LayerKind, LayerSpec, ModelConfig
 from nano_train import fast
 from nano_train.attend import View, attend
 from nano_train.batch import EntryGeometry
@@ -36,9 +36,11 @@ class Attention:
         config, eps = self.config, self.config.norm_eps
         rounded = self.rounding.input(x)
         down = linear(rounded, torch.cat([self._weight("wq_a.weight"), self._weight("wkv.weight")]))
-        latent, kv = down.split([config.q_lora_rank, config.head_dim], dim=1)
+        latent, kv = torch.split(down, [config.q_lora_rank, config.head_dim], dim=1)
         latent = fast.rms_norm(latent, self._weight("q_norm.weight"), eps)  # [T, r_q]
-        query = linear(self.rounding.input(latent), self._weight("wq_b.weight")).view(-1, config.num_heads, config.head_dim)
+        query = linear(self.rounding.input(latent), self._weight("wq_b.weight")).view(
+            -1, config.num_heads, config.head_dim
+        )
         at = row.at_tokens
         query = fast.norm_rotate(query, None, at.cos, at.sin, eps)
         kv = fast.norm_rotate(kv, self._weight("kv_norm.weight"), at.cos, at.sin, eps)
@@ -46,9 +48,7 @@ class Attention:
         out, loss = self._attend(x, latent, query, kv, row)
         return self._output(fast.rotate(out, at.cos, -at.sin)), loss
 
-    def _attend(
-        self, x: Tensor, latent: Tensor, query: Tensor, kv: Tensor, row: Row
-    ) -> tuple[Tensor, Tensor | None]:
+    def _attend(self, x: Tensor, latent: Tensor, query: Tensor, kv: Tensor, row: Row) -> tuple[Tensor, Tensor | None]:
         sink, masks = self._weight("attn_sink"), row.geometry.window_masks
         if row.entries is None or row.at_entries is None:
             none = kv.new_empty(0, kv.shape[1])

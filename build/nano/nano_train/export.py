@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dsv4_backend.checkpoint.names import Weight
-from dsv4_backend.checkpoint.write import LayoutName, WriteOptions, with_layout, write_checkpoint
 from torch import Tensor
 
+from dsv4_backend.checkpoint.names import Weight
+from dsv4_backend.checkpoint.write import LayoutName, WriteOptions, with_layout, write_checkpoint
 from nano_train.config import read_config
 from nano_train.weights import Weights, initial_weights, official
 
@@ -36,7 +36,7 @@ class Trained:
         """Take the model out of a run's saved state."""
         values = dict(state["config"])
         shapes = _shapes(values, state["names"])
-        parts = state["values"].split([shape.numel() for shape in shapes])
+        parts = torch.split(state["values"], [shape.numel() for shape in shapes])
         weights = {name: part.view(shape) for name, shape, part in zip(state["names"], shapes, parts, strict=True)}
         return cls(values, weights | state["buffers"])
 

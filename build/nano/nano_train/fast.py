@@ -8,17 +8,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nano_train.autograd import Function, Saved, apply
 from nano_train.native import call
 
-Saved = torch.autograd.function.FunctionCtx
 Grads = tuple[Tensor | None, ...]
 
 
-class _NormRotate(torch.autograd.Function):
+class _NormRotate(Function):
     """x [T, (H,) D], weight [D] or None, cos and sin [T, R] or None, eps or None for no norm."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Saved, x: Tensor, weight: Tensor | None, cos: Tensor | None, sin: Tensor | None, eps: float | None
     ) -> Tensor:
         x, y, sizes = x.contiguous(), torch.empty(x.shape), _sizes(x, cos)
@@ -29,7 +29,7 @@ class _NormRotate(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Saved, dy: Tensor) -> Grads:  # type: ignore[override]
+    def backward(ctx: Saved, dy: Tensor) -> Grads:
         x, weight, cos, sin, factors = ctx.saved_tensors  # type: ignore[attr-defined]
         dy, sizes = dy.contiguous(), ctx.sizes  # type: ignore[attr-defined]
         dx, room = torch.empty_like(dy), torch.empty(sizes[1])
@@ -48,36 +48,30 @@ def _sizes(x: Tensor, cos: Tensor | None) -> tuple[int, int, int, int]:
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """As `ops.rms_norm`."""
-    y: Tensor = _NormRotate.apply(x, weight, None, None, eps)
+    y: Tensor = apply(_NormRotate, x, weight, None, None, eps)
     return y
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """As `ops.rotate`."""
-    y: Tensor = _NormRotate.apply(x, None, cos, sin, None)
+    y: Tensor = apply(_NormRotate, x, None, cos, sin, None)
     return y
 
 
 def norm_rotate(x: Tensor, weight: Tensor | None, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
     """As `ops.norm_rotate`."""
-    y: Tensor = _NormRotate.apply(x, weight, cos, sin, eps)
+    y: Tensor = apply(_NormRotate, x, weight, cos, sin, eps)
     return y
 
 
-class _HyperRead(torch.autograd.Function):
+class _HyperRead(Function):
     """Everything that a sublayer takes from the streams, in one place, so that their gradient is summed in place."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Saved,
-        streams: Tensor,
-        fn: Tensor,
-        base: Tensor,
-        scale: Tensor,
-        norm_eps: float,
-        eps: float,
-        iterations: int,
+    def forward(
+        ctx: Saved, streams: Tensor, fn: Tensor, base: Tensor, scale: Tensor, constants: tuple[float, float, int]
     ) -> tuple[Tensor, ...]:
+        norm_eps, eps, iterations = constants
         tokens, num, width = streams.shape
         flat, square = streams.view(tokens, -1), torch.empty(tokens)
         call("nano_mean_square", streams, square, tokens, num * width)
@@ -92,7 +86,7 @@ class _HyperRead(torch.autograd.Function):
         return hidden, post, comb, streams.view_as(streams)
 
     @staticmethod
-    def backward(ctx: Saved, d_hidden: Tensor, d_post: Tensor, d_comb: Tensor, d_streams: Tensor) -> Grads:  # type: ignore[override]
+    def backward(ctx: Saved, d_hidden: Tensor, d_post: Tensor, d_comb: Tensor, d_streams: Tensor) -> Grads:
         streams, fn, base, scale, inverse, z, pre = ctx.saved_tensors  # type: ignore[attr-defined]
         eps, iterations = ctx.rest  # type: ignore[attr-defined]
         tokens, num, width = streams.shape
@@ -110,7 +104,7 @@ class _HyperRead(torch.autograd.Function):
         flat = d_streams.view(tokens, -1)
         flat.addmm_(d_z, fn)
         d_fn = torch.mm(d_z.T, streams.view(tokens, -1))
-        return d_streams, d_fn, d_logits.sum(0), d_scale, None, None, None
+        return d_streams, d_fn, d_logits.sum(0), d_scale, None
 
 
 def hyper_read(
@@ -121,20 +115,20 @@ def hyper_read(
     Shapes: streams [T, N, d]; maps: fn, base, scale; returns hidden [T, d], post [T, N], comb [T, N, N], streams.
     Rule:   pass the returned streams to `hyper_mix`, once: their gradient is taken over and changed in place.
     """
-    hidden, post, comb, same = _HyperRead.apply(streams, *maps, norm_eps, eps, iterations)
+    hidden, post, comb, same = apply(_HyperRead, streams, *maps, (norm_eps, eps, iterations))
     return hidden, post, comb, same
 
 
-class _HyperMix(torch.autograd.Function):
+class _HyperMix(Function):
     @staticmethod
-    def forward(ctx: Saved, streams: Tensor, y: Tensor, post: Tensor, comb: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Saved, streams: Tensor, y: Tensor, post: Tensor, comb: Tensor) -> Tensor:
         y, out = y.contiguous(), torch.empty_like(streams)
         call("nano_mix", streams, y, post, comb, out, streams.shape[0], streams.shape[2])
         ctx.save_for_backward(streams, y, post, comb)
         return out
 
     @staticmethod
-    def backward(ctx: Saved, d_out: Tensor) -> Grads:  # type: ignore[override]
+    def backward(ctx: Saved, d_out: Tensor) -> Grads:
         saved = ctx.saved_tensors  # type: ignore[attr-defined]
         grads = tuple(torch.empty_like(tensor) for tensor in saved)
         call("nano_mix_backward", *saved, d_out.contiguous(), *grads, saved[0].shape[0], saved[0].shape[2])
@@ -143,27 +137,27 @@ class _HyperMix(torch.autograd.Function):
 
 def hyper_mix(streams: Tensor, y: Tensor, post: Tensor, comb: Tensor) -> Tensor:
     """As `ops.hyper_mix`."""
-    out: Tensor = _HyperMix.apply(streams, y, post, comb)
+    out: Tensor = apply(_HyperMix, streams, y, post, comb)
     return out
 
 
-class _Swiglu(torch.autograd.Function):
+class _Swiglu(Function):
     @staticmethod
-    def forward(ctx: Saved, gate_up: Tensor, limit: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Saved, gate_up: Tensor, limit: float) -> Tensor:
         gate_up = gate_up.contiguous()
         ctx.save_for_backward(gate_up)
         ctx.limit = limit  # type: ignore[attr-defined]
         return swiglu_forward(gate_up, None, limit)
 
     @staticmethod
-    def backward(ctx: Saved, d_out: Tensor) -> Grads:  # type: ignore[override]
+    def backward(ctx: Saved, d_out: Tensor) -> Grads:
         (gate_up,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return swiglu_backward(gate_up, None, d_out.contiguous(), ctx.limit)[1], None  # type: ignore[attr-defined]
 
 
 def swiglu(gate_up: Tensor, limit: float) -> Tensor:
     """As `ops.swiglu` with shares of 1."""
-    out: Tensor = _Swiglu.apply(gate_up, limit)
+    out: Tensor = apply(_Swiglu, gate_up, limit)
     return out
 
 

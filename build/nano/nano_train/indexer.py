@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from dsv4_backend.config import ModelConfig
 from torch import Tensor
 from torch.nn.functional import linear
 
+from dsv4_backend.config import ModelConfig
 from nano_train import fast
 from nano_train.batch import EntryGeometry
 from nano_train.config import CHUNK

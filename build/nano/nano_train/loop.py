@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from dsv4_backend.config import ModelConfig
 from dsv4_kernels.dispatch import bind
 from dsv4_kernels.ops import OpTable
 
+from dsv4_backend.config import ModelConfig
 from nano_train.config import read_config
 from nano_train.data import make_row
 from nano_train.evaluate import Tally, merged, tally
@@ -150,7 +150,9 @@ class Rank:
         if log is not None:
             total = merged([read_tally(self.run.folder, rank) for rank in range(self.run.num_ranks)])
             accepted = round(total.accepted_length, 3)
-            log.write({"step": step + 1, "exact": total.shares(), "accepted_length": accepted, "seen": dict(total.seen)})
+            log.write(
+                {"step": step + 1, "exact": total.shares(), "accepted_length": accepted, "seen": dict(total.seen)}
+            )
             sys.stdout.write(f"held out, exact: {total.shares()} accepted length {accepted}\n")
 
 

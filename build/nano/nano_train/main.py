@@ -1,4 +1,4 @@
-"""Command line: python -m nano_train.main train | curves | export (run in build/nano)."""
+"""Command line: python -m nano_train.main train | curves | export, run in build/nano."""
 
 from __future__ import annotations
 
@@ -6,27 +6,49 @@ import argparse
 import sys
 from pathlib import Path
 
+from dsv4_backend.checkpoint.write import LayoutName
 from nano_train.config import nano_values
+from nano_train.curves import draw
+from nano_train.export import LAYOUTS, Trained, export, num_bytes
 from nano_train.loop import Run
 from nano_train.plan import Plan
 from nano_train.run import train
-from nano_train.state import default_folder
+from nano_train.state import default_folder, load_state, read_log
 
 VOCAB_SIZE = 2048
 
 
 def main(arguments: list[str]) -> int:
     """Run one command."""
+    options = _parser().parse_args(arguments)
+    if options.command == "train":
+        return _train(options)
+    if options.command == "curves":
+        options.out.write_text(draw(read_log(options.folder)), "utf-8")
+        return 0
+    return _export(options.folder, options.out, LayoutName(options.layout))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    train_parser = commands.add_parser("train", help="train, or go on training, until the last step")
-    train_parser.add_argument("--folder", type=Path, default=default_folder())
-    train_parser.add_argument("--steps", type=int, default=3000)
-    train_parser.add_argument("--ranks", type=int, default=2)
-    train_parser.add_argument("--rate", type=float, default=3e-3)
-    train_parser.add_argument("--row-tokens", type=int, default=4096)
-    train_parser.add_argument("--evaluate-steps", type=int, default=200)
-    options = parser.parse_args(arguments)
+    one = commands.add_parser("train", help="train, or go on training, until the last step")
+    one.add_argument("--steps", type=int, default=3000)
+    one.add_argument("--ranks", type=int, default=2, help="processes of one thread each; use one per core")
+    one.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
+    one.add_argument("--row-tokens", type=int, default=4096, help="tokens per rank and step")
+    one.add_argument("--evaluate-steps", type=int, default=100)
+    two = commands.add_parser("curves", help="draw the log of a run")
+    two.add_argument("out", type=Path)
+    three = commands.add_parser("export", help="write the saved state as a checkpoint")
+    three.add_argument("out", type=Path)
+    three.add_argument("--layout", choices=[layout.value for layout in LAYOUTS], default=LayoutName.OFFICIAL.value)
+    for command in (one, two, three):
+        command.add_argument("--folder", type=Path, default=default_folder(), help="where the run is kept")
+    return parser
+
+
+def _train(options: argparse.Namespace) -> int:
     plan = Plan(num_steps=options.steps, peak_rate=options.rate, row_tokens=options.row_tokens)
     run = Run(
         values=nano_values(VOCAB_SIZE),
@@ -37,6 +59,16 @@ def main(arguments: list[str]) -> int:
     )
     done = train(run)
     sys.stdout.write(f"{done} of {plan.num_steps} steps are done; the state is in {options.folder}\n")
+    return 0
+
+
+def _export(folder: Path, out: Path, layout: LayoutName) -> int:
+    state = load_state(folder)
+    if state is None:
+        sys.stderr.write(f"{folder} holds no state. Train first: python -m nano_train.main train\n")
+        return 1
+    export(Trained.from_state(state), out, layout)
+    sys.stdout.write(f"{layout.value}: {num_bytes(out) / 1e6:.1f} MB after step {state['step']} in {out}\n")
     return 0
 
 

@@ -7,14 +7,13 @@ Source: shared facts `deepseek_v4.md` 2.1-2.10; equality with the runtime: tests
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
-from dsv4_backend.config import LayerKind, LayerSpec, ModelConfig, RopeSpec
-from dsv4_backend.model.rope import frequencies, rotation
 from torch import Tensor
 from torch.nn.functional import linear
 
+from dsv4_backend.config import LayerKind, LayerSpec, ModelConfig, RopeSpec
+from dsv4_backend.model.rope import frequencies, rotation
 from nano_train import fast, ops
 from nano_train.attention import Attention
 from nano_train.batch import Batch, geometry
@@ -63,7 +62,10 @@ class Pass:
         return self._layer("mtp.0", draft_layer(self.config), mixed)
 
     def logits(self, streams: Tensor, prefix: str = "") -> Tensor:
-        """Join streams and apply the head; the draft's prefix is "mtp.0.". Shapes: streams [L, N, d]; returns [L, V]."""
+        """Join streams and apply the head. Shapes: streams [L, N, d]; returns [L, V].
+
+        Rule: the draft's prefix is "mtp.0.".
+        """
         weights = self.weights
         z = self._project(f"{prefix}hc_head", streams)
         mixing = torch.sigmoid(z * weights[f"{prefix}hc_head_scale"] + weights[f"{prefix}hc_head_base"])

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from nano_train import fast
+from nano_train.autograd import Function, Saved, apply
 from nano_train.numerics import Rounding
-
-Saved = torch.autograd.function.FunctionCtx
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +21,11 @@ class Rules:
     rounding: Rounding
 
 
-class _Experts(torch.autograd.Function):
+class _Experts(Function):
     """x [T, d], ids [T, K], shares [T, K], w13 [E, 2I, d], w2 [E, d, I] ─► [T, d]."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Saved, x: Tensor, ids: Tensor, shares: Tensor, w13: Tensor, w2: Tensor, rules: Rules
-    ) -> Tensor:
+    def forward(ctx: Saved, x: Tensor, ids: Tensor, shares: Tensor, w13: Tensor, w2: Tensor, rules: Rules) -> Tensor:
         order = ids.flatten().argsort(stable=True)  # [T * K], by expert
         bounds = [0, *torch.bincount(ids.flatten(), minlength=w13.shape[0]).cumsum(0).tolist()]
         tokens, sorted_shares = order // ids.shape[1], shares.flatten()[order]
@@ -44,7 +41,7 @@ class _Experts(torch.autograd.Function):
         return _unsort(out, order, ids.shape)
 
     @staticmethod
-    def backward(ctx: Saved, d_total: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Saved, d_total: Tensor) -> tuple[Tensor | None, ...]:
         picked, gate_up, shares, order, w13, w2 = ctx.saved_tensors  # type: ignore[attr-defined]
         bounds, rules, shape = ctx.rest  # type: ignore[attr-defined]
         d_out = d_total[order // shape[1]]  # [T * K, d]
@@ -65,7 +62,7 @@ class _Experts(torch.autograd.Function):
 
 def routed_experts(x: Tensor, ids: Tensor, shares: Tensor, w13: Tensor, w2: Tensor, rules: Rules) -> Tensor:
     """Σ_k W2 (share_k · swiglu(W13 x)). Shapes: x [T, d]; ids, shares [T, K]; returns [T, d]."""
-    total: Tensor = _Experts.apply(x, ids, shares, w13, w2, rules)
+    total: Tensor = apply(_Experts, x, ids, shares, w13, w2, rules)
     return total
 
 

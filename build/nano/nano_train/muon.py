@@ -55,7 +55,7 @@ def _orthogonal(name: str, direction: Tensor) -> Tensor:
     """Replace each matrix by the nearest orthogonal one, at UPDATE_RMS per element."""
     shape = direction.shape
     if name.endswith(".w13"):  # w1 above w3: two matrices
-        direction = direction.unflatten(1, (2, -1)).flatten(0, 1)
+        direction = direction.reshape(2 * shape[0], -1, shape[2])
     is_tall = direction.shape[-2] > direction.shape[-1]
     x = direction.mT if is_tall else direction
     x = x.reshape(-1, x.shape[-2], x.shape[-1])
@@ -64,6 +64,6 @@ def _orthogonal(name: str, direction: Tensor) -> Tensor:
     for _ in range(NUM_ITERATIONS):
         gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    scale = UPDATE_RMS * max(x.shape[-2:]) ** 0.5
+    scale: float = UPDATE_RMS * max(x.shape[-2:]) ** 0.5
     x = x * scale
     return (x.mT if is_tall else x).reshape(shape)

@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from dsv4_backend.checkpoint.layout import Storage
-from dsv4_backend.checkpoint.names import model_weights
-from dsv4_backend.config import ModelConfig
-from dsv4_backend.model.numerics import ENTRY_GROUP, INDEX_GROUP, LINEAR_GROUP
 from dsv4_kernels.ops import OpTable
 from dsv4_kernels.reference.round_trip import hadamard
 from dsv4_kernels.tensors import dequantise, quantise_fp8_block, quantise_mxfp4
 from torch import Tensor
 
+from dsv4_backend.checkpoint.layout import Storage
+from dsv4_backend.checkpoint.names import model_weights
+from dsv4_backend.config import ModelConfig
+from dsv4_backend.model.numerics import ENTRY_GROUP, INDEX_GROUP, LINEAR_GROUP
 from nano_train.weights import QUANTISED, Weights
 
 
@@ -65,7 +65,7 @@ class Rounding:
 
 def quantised_names(config: ModelConfig) -> dict[str, Storage]:
     """Return the matrices that the official layout quantises, experts under their stacked names."""
-    found = {}
+    found: dict[str, Storage] = {}
     for weight in model_weights(config, QUANTISED):
         if weight.storage in (Storage.FP8, Storage.MXFP4):
             name = weight.name

@@ -20,7 +20,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     if x.dim() == 3:
         cos, sin = cos[:, None], sin[:, None]
     rope_dim = 2 * cos.shape[-1]
-    pairs = x[..., -rope_dim:].unflatten(-1, (-1, 2))
+    pairs = x[..., -rope_dim:].reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
     turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
     return torch.cat([x[..., :-rope_dim], turned], dim=-1)

@@ -45,12 +45,12 @@ class Arena:
         total = sum(shape.numel() for shape in shapes.values())
         arena = cls(
             shapes=shapes,
-            values=torch.zeros(total).share_memory_(),
-            first=torch.zeros(total).share_memory_(),
-            second=torch.zeros(total).share_memory_(),
-            gradients=torch.zeros(num_ranks, total).share_memory_(),
-            report=torch.zeros(num_ranks, num_reported, dtype=torch.float64).share_memory_(),
-            buffers={name: tensor.clone().share_memory_() for name, tensor in weights.items() if is_buffer(name)},
+            values=_shared(torch.zeros(total)),
+            first=_shared(torch.zeros(total)),
+            second=_shared(torch.zeros(total)),
+            gradients=_shared(torch.zeros(num_ranks, total)),
+            report=_shared(torch.zeros(num_ranks, num_reported, dtype=torch.float64)),
+            buffers={name: _shared(tensor.clone()) for name, tensor in weights.items() if is_buffer(name)},
         )
         for name, view in arena.views(arena.values).items():
             view.copy_(weights[name].detach())
@@ -58,7 +58,7 @@ class Arena:
 
     def views(self, flat: Tensor) -> Weights:
         """The parts of a flat tensor by name."""
-        parts = flat.split([shape.numel() for shape in self.shapes.values()])
+        parts = torch.split(flat, [shape.numel() for shape in self.shapes.values()])
         return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
     def weights(self, rank: int) -> Weights:
@@ -80,13 +80,11 @@ class Updater:
     def __init__(self, arena: Arena, rank: int) -> None:
         num_ranks = arena.gradients.shape[0]
         self.names = _shares(arena.shapes, num_ranks)[rank]
-        self.values, self.first, self.second = (
-            arena.views(flat) for flat in (arena.values, arena.first, arena.second)
-        )
+        self.values, self.first, self.second = (arena.views(flat) for flat in (arena.values, arena.first, arena.second))
         self.gradients = [arena.views(flat) for flat in arena.gradients]
 
     def step(self, rates: Rates, number: int, largest_norm: float) -> None:
-        """Apply the mean gradient of all ranks; a single weight's gradient is clipped to a norm. number counts from 1."""
+        """Apply the mean gradient of all ranks, clipped to a norm weight by weight. number is 1 at first."""
         for name in self.names:
             gradient = self.gradients[0][name].clone()
             for other in self.gradients[1:]:
@@ -105,6 +103,10 @@ def meet(barrier: Barrier) -> None:
         barrier.wait(WAIT_S)
     except BrokenBarrierError as error:
         raise RuntimeError("another rank of the training run has ended. Look for its error above.") from error
+
+
+def _shared(tensor: Tensor) -> Tensor:
+    return tensor.share_memory_()  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _shares(shapes: Mapping[str, torch.Size], num_ranks: int) -> list[list[str]]:

@@ -11,10 +11,11 @@ import re
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
+
 from dsv4_backend.checkpoint.layout import Layout, Storage
 from dsv4_backend.checkpoint.names import Weight, model_weights
 from dsv4_backend.config import ModelConfig
-from torch import Tensor
 
 Weights = dict[str, Tensor]
 PLAIN = Layout(is_dense_fp8=False, experts=Storage.BF16, draft_experts=Storage.BF16)
