@@ -80,7 +80,7 @@ def test_a_rank_killed_in_mid_stream_changes_no_token(story: Story) -> None:
         got = [join_events([*events, *stream]) for events, stream in zip(begun, streams, strict=True)]
     assert [item.token_ids for item in got] == expected
     assert {item.final.finish_reason for item in got} == {FinishReason.LENGTH}
-    assert story.metric("dsv4_rank_restarts_total") == num_restarts + 1
+    story.await_metric("dsv4_rank_restarts_total", num_restarts + 1)
 
 
 def test_stop_gives_every_page_back(story: Story) -> None:
