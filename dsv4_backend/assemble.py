@@ -12,7 +12,7 @@ from dsv4_backend.engine.loop import StepLoop
 from dsv4_backend.engine.stream import StreamRules
 from dsv4_backend.errors import ConfigError
 from dsv4_backend.kv.layout import make_layout
-from dsv4_backend.kv.manager import CacheManager, page_counts
+from dsv4_backend.kv.manager import CacheManager, PrefixRules, page_counts
 from dsv4_backend.metrics import MetricsSink, NullMetrics
 from dsv4_backend.runner.executors import Progressed, RankExecutor
 from dsv4_backend.runner.zero import ZeroExecutor
@@ -52,10 +52,11 @@ def build_engine(
     _check_vocabulary(model, vocabulary)
     metrics = metrics or NullMetrics()
     layout = make_layout(model)
-    cache = CacheManager(layout, page_counts(layout, config))
+    rules = PrefixRules(is_on=config.prefix_cache, interval_tokens=config.snapshot_interval_tokens)
+    cache = CacheManager(layout, page_counts(layout, config), rules)
     limits = make_limits(model, config, cache.capacity_tokens)
     executor = executor or _make_executor(config, on_progress)
-    rules = StreamRules(
+    stream_rules = StreamRules(
         token_bytes=vocabulary.token_bytes,
         eos_token_ids=model.eos_token_ids,
         bos_token_id=model.bos_token_id,
@@ -65,7 +66,7 @@ def build_engine(
         scheduler=Scheduler(config, cache),
         cache=cache,
         executor=executor,
-        rules=rules,
+        rules=stream_rules,
         metrics=metrics,
         max_restarts=config.max_restarts,
     )

@@ -19,7 +19,8 @@ COUNTERS = {
 GAUGES = {
     "dsv4_running_requests": "Requests with pages",
     "dsv4_waiting_requests": "Requests in the queue",
-    "dsv4_pages_used": "Cache pages in use, by kind {kind}",
+    "dsv4_pages_used": "Cache pages held by running requests, by kind {kind}",
+    "dsv4_pages_kept": "Cache pages that only the prefix cache holds, by kind {kind}",
     "dsv4_pages_total": "Cache pages in all, by kind {kind}",
 }
 HISTOGRAMS = {

@@ -114,6 +114,15 @@ class PageGrant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PageCopy:
+    """Copy one page over all layers of its kind."""
+
+    kind: str
+    source: int
+    target: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceStart:
     """What a rank must know of a sequence before its first row: at admission, after preemption, after a restart.
 
@@ -149,12 +158,17 @@ class PlanRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPlan:
-    """One step, the same for every rank. `finished` are sequences whose rank-side state is dropped before the step."""
+    """One step, the same for every rank.
+
+    Rule: `finished` are sequences whose rank-side state is dropped before the step; `copies` are made before it, in
+          their order.
+    """
 
     step: int
     rows: tuple[PlanRow, ...]
     starts: tuple[SequenceStart, ...] = ()
     finished: tuple[int, ...] = ()
+    copies: tuple[PageCopy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,12 +29,17 @@ class Numerics(str, Enum):
     PLAIN = "plain"
 
 
+_SWITCH = {"true": True, "false": False}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingConfig:
     """How one runtime serves one checkpoint.
 
     Units: *_tokens in tokens, *_s in seconds.
     Rule:  cache_tokens is the capacity of the paged caches over all running sequences.
+           max_snapshots places of all texts are kept to go on from: at multiples of snapshot_interval_tokens, at the
+           end of a prompt, and where a text ends.
            prompt plus answer never exceed min(context_tokens, the model's positions).
            request_time_limit_s is the idle limit: it bounds a request whose client is gone but cannot be seen
            (cancellation does not cross a Triton ensemble).
@@ -47,6 +52,9 @@ class ServingConfig:
     max_sequences: int = 64
     max_waiting: int = 256
     cache_tokens: int = 65_536
+    prefix_cache: bool = True
+    max_snapshots: int = 64
+    snapshot_interval_tokens: int = 2048
     context_tokens: int = 1_048_576
     max_output_tokens: int = 393_216
     default_max_tokens: int = 0
@@ -60,12 +68,12 @@ class ServingConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work. Raises: ConfigError with value, limit and fix."""
-        for name in ("max_step_tokens", "cache_tokens"):
+        for name in ("max_step_tokens", "cache_tokens", "snapshot_interval_tokens"):
             value = getattr(self, name)
             if value < PAGE_TOKENS or value % PAGE_TOKENS:
                 fix = max(PAGE_TOKENS, -(-value // PAGE_TOKENS) * PAGE_TOKENS)
                 raise ConfigError(f"{name} is {value} but must be a multiple of {PAGE_TOKENS} (one page). Set {fix}.")
-        for name in ("max_sequences", "max_waiting", "context_tokens", "max_output_tokens"):
+        for name in ("max_sequences", "max_waiting", "max_snapshots", "context_tokens", "max_output_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)} but must be at least 1.")
         for name in ("request_time_limit_s", "step_timeout_s", "start_timeout_s"):
@@ -93,8 +101,9 @@ def parse_serving_config(values: Mapping[str, str]) -> ServingConfig:
             raise ConfigError(f"unknown setting {name}{nearest_name(name, known)}. Known: {', '.join(sorted(known))}.")
         kind = hints[name]
         try:
-            typed[name] = kind(text)
-        except ValueError as error:
+            typed[name] = _SWITCH[text.lower()] if kind is bool else kind(text)
+        except (ValueError, KeyError) as error:
             allowed = f"one of {[item.value for item in kind]}" if issubclass(kind, Enum) else f"a {kind.__name__}"
+            allowed = "true or false" if kind is bool else allowed
             raise ConfigError(f"{name} is {text!r} but must be {allowed}.") from error
     return ServingConfig(**typed)  # type: ignore[arg-type]

@@ -96,6 +96,10 @@ class StepLoop:
         start_s = self._clock()
         for row in plan.rows:
             by_id[row.sequence_id].note_step(start_s)
+        for start in plan.starts:
+            sequence = by_id[start.sequence_id].sequence
+            if sequence.is_first_start:
+                self._metrics.count("dsv4_cached_tokens_total", sequence.usage.num_cached_tokens)
         try:
             result = self._executor.execute(plan)
         except ExecutorLostError as error:
@@ -160,6 +164,8 @@ class StepLoop:
     def _report(self) -> None:
         self._metrics.set("dsv4_running_requests", len(self._scheduler.running))
         self._metrics.set("dsv4_waiting_requests", self._scheduler.num_waiting)
+        for kind, kept in self._cache.kept().items():
+            self._metrics.set("dsv4_pages_kept", kept, kind=kind)
         for kind, (used, total) in self._cache.usage().items():
             self._metrics.set("dsv4_pages_used", used, kind=kind)
             self._metrics.set("dsv4_pages_total", total, kind=kind)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from dsv4_backend.kv.layout import CSA, HCA, INDEX, STATE, WINDOW, CacheLayout, RingSpec
 from dsv4_backend.model.step import Ring
+from dsv4_backend.records import PageCopy
 
 
 class RankCache:
@@ -21,6 +22,16 @@ class RankCache:
         self._index_keys = _allocate(layout, INDEX, page_counts)
         num_slots = page_counts.get(STATE, 0)
         self._rings = {(spec.layer_id, spec.is_indexer): _ring(spec, num_slots) for spec in layout.rings}
+
+    def copy(self, copies: Iterable[PageCopy]) -> None:
+        """Copy pages of the fixed kind, in order. Raises: ValueError for another kind, whose pages are shared."""
+        for item in copies:
+            if item.kind != STATE:
+                raise ValueError(f"a {item.kind} page is to be copied, but only {STATE} pages are.")
+            for spec in self.layout.rings:
+                ring, rows = self._rings[spec.layer_id, spec.is_indexer], spec.ring_rows
+                for part in (ring.values, ring.gates):
+                    part[item.target * rows :][:rows] = part[item.source * rows :][:rows]
 
     @property
     def num_bytes(self) -> int:

@@ -90,6 +90,7 @@ class Rank:
             self._states.pop(sequence_id, None)
         for start in plan.starts:
             self._states[start.sequence_id] = _SequenceState(start, self._model.config, self._grammars)
+        self._cache.copy(plan.copies)
         inputs = self._inputs.build(plan)
         logits = self._model.forward(inputs, self._cache)
         chosen = self._choose(plan, logits, inputs.logit_spans)

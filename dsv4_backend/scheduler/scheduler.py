@@ -84,6 +84,7 @@ class Scheduler:
         for sequence in self._running:
             self._cache.release(sequence.id)
             sequence.forget_cache()
+        self._cache.forget_beginnings()
         blamed = tuple(item for item in self._running if step is not None and item.last_step == step)
         for sequence in blamed:
             sequence.num_restarts += 1
@@ -99,7 +100,7 @@ class Scheduler:
         prefills = sorted((item for item in candidates if item.is_prefilling), key=lambda item: item.last_step)
         for item, share in zip(prefills, fair_shares((item.num_pending for item in prefills), budget), strict=True):
             if share and item in self._running:
-                row = self._row(item, chunk_tokens(item.num_computed, item.num_pending, share))
+                row = self._row(item, self._chunk(item, share))
                 rows.extend([row] if row else [])
         alive = {item.id: item for item in self._running}
         rows = [row for row in rows if row.sequence_id in alive]  # a later row may have preempted an earlier one
@@ -116,6 +117,7 @@ class Scheduler:
             if sequence is None:
                 continue  # cancelled while the step ran
             sequence.num_computed = row.start + len(row.token_ids)
+            self._cache.commit(sequence.id, sequence.num_computed)
             sequence.keep_prompt_logprobs(row.start, outcome)
             for token_id in outcome.token_ids:
                 sequence.append(token_id)
@@ -146,8 +148,10 @@ class Scheduler:
                 return
             # A page of headroom for each that runs: without it, the newcomer would soon be preempted, over and over.
             num_tokens = len(sequence.token_ids) + 1 + PAGE_TOKENS * len(self._running)
-            if not self._cache.can_reserve_growing(sequence.id, num_tokens):
+            num_shared = self._cache.admit(sequence.id, sequence.keyed, num_tokens)
+            if num_shared is None:
                 return  # its turn: nobody overtakes it, or a long prompt would wait for ever
+            sequence.share(num_shared)
             self._waiting.remove(sequence)
             self._running.append(sequence)
 
@@ -159,6 +163,12 @@ class Scheduler:
         """
         suspects = [item for item in self._running if item.num_restarts >= SUSPECT_RESTARTS]
         return tuple(suspects[:1] or self._running)
+
+    def _chunk(self, sequence: Sequence, share: int) -> int:
+        """Return how many tokens of a prefill to compute: up to its last page edge first, so that it can be kept."""
+        count = chunk_tokens(sequence.num_computed, sequence.num_pending, share)
+        to_edge = (len(sequence.token_ids) - 1) // PAGE_TOKENS * PAGE_TOKENS - sequence.num_computed
+        return to_edge if self._config.prefix_cache and 0 < to_edge < count else count
 
     def _row(self, sequence: Sequence, num_tokens: int) -> PlanRow | None:
         """Reserve pages for the next tokens of a sequence, preempting less urgent ones where needed."""
@@ -190,12 +200,19 @@ class Scheduler:
         starts = []
         for row in rows:
             sequence = alive[row.sequence_id]
+            sequence.is_first_start = sequence.last_step < 0
             sequence.last_step = self._step
             if not sequence.is_on_rank:
                 starts.append(sequence.start_record())
                 sequence.is_on_rank = True
         finished, self._dropped = tuple(self._dropped), []
-        return StepPlan(step=self._step, rows=tuple(rows), starts=tuple(starts), finished=finished)
+        return StepPlan(
+            step=self._step,
+            rows=tuple(rows),
+            starts=tuple(starts),
+            finished=finished,
+            copies=self._cache.take_copies(),
+        )
 
     def _preempt(self, sequence: Sequence) -> None:
         self._running.remove(sequence)

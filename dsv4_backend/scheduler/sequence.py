@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from dsv4_backend.kv.prefix import KeyedTokens
 from dsv4_backend.records import Prompt, Request, RowResult, SequenceStart, TokenLogprob, Usage
 from dsv4_backend.scheduler.reasoning import ReasoningBudget
 
@@ -15,6 +16,7 @@ class Sequence:
     Units: times in seconds of the engine's clock.
     Rule:  token_ids are prompt and answer; positions [0, num_computed) are in the cache. A sequence that was never
            started, was preempted, or whose rank was lost has num_computed 0 and is not `is_on_rank`.
+           num_shared tokens of the prompt were found in the prefix cache at the first start.
     """
 
     id: int
@@ -27,8 +29,16 @@ class Sequence:
     is_on_rank: bool = False
     last_step: int = -1
     num_restarts: int = 0
+    num_shared: int = 0
+    is_first_start: bool = False
     reasoning: ReasoningBudget | None = None
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    keyed: KeyedTokens = field(init=False)
+
+    def __post_init__(self) -> None:
+        prompt = self.prompt
+        may_hit = not prompt.sampling.prompt_logprobs  # which need the logits of every prompt token
+        self.keyed = KeyedTokens(self.token_ids, prompt.cache_salt, may_hit=may_hit)
 
     @property
     def prompt(self) -> Prompt:
@@ -58,7 +68,11 @@ class Sequence:
     @property
     def usage(self) -> Usage:
         """Token counts so far."""
-        return Usage(num_input_tokens=self.num_prompt, num_output_tokens=self.num_output)
+        return Usage(
+            num_input_tokens=self.num_prompt,
+            num_output_tokens=self.num_output,
+            num_cached_tokens=min(self.num_shared, self.num_prompt),
+        )
 
     @property
     def forced_token_id(self) -> int | None:
@@ -89,6 +103,12 @@ class Sequence:
         known = len(self.prompt_logprobs)
         first_target = start + 1
         self.prompt_logprobs.extend(result.prompt_logprobs[max(0, known + 1 - first_target) :])
+
+    def share(self, num_tokens: int) -> None:
+        """The first num_tokens are in the cache already; what counts for usage is what was found at the first start."""
+        self.num_computed = num_tokens
+        if not self.num_output and self.last_step < 0:
+            self.num_shared = num_tokens
 
     def forget_cache(self) -> None:
         """Everything must be computed again: preemption, or a lost rank."""

@@ -13,7 +13,7 @@ from dsv4_backend.engine.loop import StepLoop
 from dsv4_backend.engine.stream import StreamRules
 from dsv4_backend.errors import ExecutorLostError
 from dsv4_backend.kv.layout import CacheLayout, KindSpec
-from dsv4_backend.kv.manager import CacheManager, page_counts
+from dsv4_backend.kv.manager import CacheManager, PrefixRules, page_counts
 from dsv4_backend.metrics import NullMetrics
 from dsv4_backend.records import Chunk, Limits, Prompt, Request, RowResult, SamplingParams, StepPlan, StepResult
 from dsv4_backend.scheduler.reasoning import ThinkTokens
@@ -79,7 +79,8 @@ class ScriptedExecutor:
             del self.tokens[sequence_id]
         for start in plan.starts:
             assert start.sequence_id not in self.tokens
-            self.tokens[start.sequence_id] = []
+            shared = next(row.start for row in plan.rows if row.sequence_id == start.sequence_id)
+            self.tokens[start.sequence_id] = list(start.token_ids[:shared])
         rows = []
         for row in plan.rows:
             known = self.tokens[row.sequence_id]
@@ -152,7 +153,7 @@ def expected_tokens(num_prompt: int, count: int) -> list[int]:
 def make_rig(**settings: object) -> Rig:
     """Build an engine that is not started."""
     config = ServingConfig(**({"max_step_tokens": 256, "max_sequences": 4, "cache_tokens": 1024} | settings))  # type: ignore[arg-type]
-    cache = CacheManager(LAYOUT, page_counts(LAYOUT, config))
+    cache = CacheManager(LAYOUT, page_counts(LAYOUT, config), PrefixRules(is_on=config.prefix_cache))
     executor = ScriptedExecutor()
     rules = StreamRules(
         token_bytes=lambda token: bytes([token % 256]),

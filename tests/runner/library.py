@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+from dsv4_backend.assemble import build_engine
+from dsv4_backend.config import ServingConfig
 from dsv4_backend.engine import Engine
 from dsv4_backend.engine.collect import iterate
+from dsv4_backend.metrics import MetricsSink, NullMetrics
 from dsv4_backend.records import Chunk, Limits, Prompt, Request, SamplingParams, TokenLogprob
+from dsv4_backend.runner.inline import InlineExecutor
+from dsv4_backend.runner.rank import Rank
 
 
 @dataclass(frozen=True)
@@ -49,3 +57,25 @@ def answer_together(engine: Engine, items: Sequence[Prompt]) -> list[Answer]:
     """Run many requests at once."""
     with ThreadPoolExecutor(max_workers=len(items)) as pool:
         return list(pool.map(lambda pair: answer(engine, pair[1], f"r{pair[0]}"), enumerate(items)))
+
+
+class Counts(NullMetrics):
+    """Remembers counters."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def count(self, name: str, amount: float = 1.0, **labels: str) -> None:
+        self.counts[name] += int(amount)
+
+
+@contextmanager
+def open_engine(checkpoint: Path, metrics: MetricsSink | None = None, **settings: object) -> Iterator[Engine]:
+    """An engine with its model in this process."""
+    config = ServingConfig(**({"checkpoint": str(checkpoint), "num_threads": 1} | settings))  # type: ignore[arg-type]
+    engine = build_engine(config, metrics, executor=InlineExecutor(lambda: Rank.load(config)))
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.close()

@@ -2,43 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from library import Answer, answer, answer_together, prompt
+from library import Answer, Counts, answer, answer_together, open_engine, prompt
 
-from dsv4_backend.assemble import build_engine
-from dsv4_backend.config import Numerics, ServingConfig
-from dsv4_backend.engine import Engine
-from dsv4_backend.metrics import MetricsSink, NullMetrics
-from dsv4_backend.runner.inline import InlineExecutor
-from dsv4_backend.runner.rank import Rank
+from dsv4_backend.config import Numerics
 
 LENGTHS = (1, 3, 4, 5, 127, 128, 129, 131, 255, 260)
-
-
-class _Counts(NullMetrics):
-    """Remembers counters."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-
-    def count(self, name: str, amount: float = 1.0, **labels: str) -> None:
-        self.counts[name] += int(amount)
-
-
-@contextmanager
-def _engine(checkpoint: Path, metrics: MetricsSink | None = None, **settings: object) -> Iterator[Engine]:
-    config = ServingConfig(**({"checkpoint": str(checkpoint), "num_threads": 1} | settings))  # type: ignore[arg-type]
-    engine = build_engine(config, metrics, executor=InlineExecutor(lambda: Rank.load(config)))
-    engine.start()
-    try:
-        yield engine
-    finally:
-        engine.close()
 
 
 @pytest.fixture(scope="module", params=list(Numerics))
@@ -49,20 +20,20 @@ def numerics(request: pytest.FixtureRequest) -> Numerics:
 @pytest.fixture(scope="module")
 def alone(random_checkpoint: Path, numerics: Numerics) -> list[Answer]:
     """Each prompt by itself, in one chunk."""
-    with _engine(random_checkpoint, numerics=numerics, max_step_tokens=512) as engine:
+    with open_engine(random_checkpoint, numerics=numerics, max_step_tokens=512) as engine:
         return [answer(engine, prompt(length, salt=length)) for length in LENGTHS]
 
 
 def test_a_batch_of_mixed_lengths_equals_each_alone(
     random_checkpoint: Path, numerics: Numerics, alone: list[Answer]
 ) -> None:
-    with _engine(random_checkpoint, numerics=numerics, max_step_tokens=512) as engine:
+    with open_engine(random_checkpoint, numerics=numerics, max_step_tokens=512) as engine:
         together = answer_together(engine, [prompt(length, salt=length) for length in LENGTHS])
     assert [(item.token_ids, item.logprobs) for item in together] == [(item.token_ids, item.logprobs) for item in alone]
 
 
 def test_small_chunks_equal_whole_prompts(random_checkpoint: Path, numerics: Numerics, alone: list[Answer]) -> None:
-    with _engine(random_checkpoint, numerics=numerics, max_step_tokens=128, max_sequences=3) as engine:
+    with open_engine(random_checkpoint, numerics=numerics, max_step_tokens=128, max_sequences=3) as engine:
         chunked = answer_together(engine, [prompt(length, salt=length) for length in LENGTHS])
     assert [(item.token_ids, item.logprobs) for item in chunked] == [(item.token_ids, item.logprobs) for item in alone]
 
@@ -70,8 +41,8 @@ def test_small_chunks_equal_whole_prompts(random_checkpoint: Path, numerics: Num
 def test_preempted_requests_equal_undisturbed_ones(
     random_checkpoint: Path, numerics: Numerics, alone: list[Answer]
 ) -> None:
-    metrics = _Counts()
-    with _engine(random_checkpoint, metrics, numerics=numerics, max_step_tokens=256, cache_tokens=384) as engine:
+    metrics = Counts()
+    with open_engine(random_checkpoint, metrics, numerics=numerics, max_step_tokens=256, cache_tokens=384) as engine:
         squeezed = answer_together(engine, [prompt(length, salt=length) for length in LENGTHS])
     assert [item.token_ids for item in squeezed] == [item.token_ids for item in alone]
     assert metrics.counts["dsv4_preemptions_total"] > 0, "nothing was preempted, so nothing was shown"
@@ -79,7 +50,7 @@ def test_preempted_requests_equal_undisturbed_ones(
 
 def test_sampled_tokens_depend_on_seed_and_position_only(random_checkpoint: Path) -> None:
     items = [prompt(40 + number, salt=number, temperature=1.0) for number in range(6)]
-    with _engine(random_checkpoint) as engine:
+    with open_engine(random_checkpoint) as engine:
         alone = [answer(engine, item).token_ids for item in items]
         assert [item.token_ids for item in answer_together(engine, items)] == alone
 
@@ -88,7 +59,7 @@ def test_prompt_logprobs_do_not_depend_on_chunks(random_checkpoint: Path) -> Non
     ids = prompt(300).token_ids
     found = []
     for step_tokens in (512, 128):
-        with _engine(random_checkpoint, max_step_tokens=step_tokens, max_sequences=8) as engine:
+        with open_engine(random_checkpoint, max_step_tokens=step_tokens, max_sequences=8) as engine:
             item = prompt(300, max_tokens=1)
             sampling = type(item.sampling)(temperature=0.0, seed=1, logprobs=1, prompt_logprobs=True)
             found.append(answer(engine, type(item)(token_ids=ids, sampling=sampling, limits=item.limits)))

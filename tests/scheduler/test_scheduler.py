@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from dsv4_backend.config import ServingConfig
 from dsv4_backend.kv.layout import CacheLayout, KindSpec
-from dsv4_backend.kv.manager import CacheManager, page_counts
+from dsv4_backend.kv.manager import CacheManager, PrefixRules, page_counts
 from dsv4_backend.records import Prompt, Request, RowResult, SamplingParams, StepPlan, StepResult
 from dsv4_backend.scheduler.budget import chunk_tokens, fair_shares
 from dsv4_backend.scheduler.queue import STARVATION_S
@@ -38,7 +38,7 @@ def _sequence(number: int, num_prompt: int, *, priority: int = 0, arrival_s: flo
 
 def _scheduler(**settings: int) -> Scheduler:
     config = ServingConfig(**{"max_step_tokens": 256, "max_sequences": 4, "cache_tokens": 1024} | settings)  # type: ignore[arg-type]
-    return Scheduler(config, CacheManager(LAYOUT, page_counts(LAYOUT, config)))
+    return Scheduler(config, CacheManager(LAYOUT, page_counts(LAYOUT, config), PrefixRules(is_on=config.prefix_cache)))
 
 
 def _run(plan: StepPlan, token_id: int = 7) -> StepResult:
@@ -192,7 +192,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             del self.on_rank[sequence_id]
         for start in plan.starts:
             assert start.sequence_id not in self.on_rank
-            self.on_rank[start.sequence_id] = 0
+            shared = next(row.start for row in plan.rows if row.sequence_id == start.sequence_id)
+            assert shared % 128 == 0 and shared < len(start.token_ids)
+            self.on_rank[start.sequence_id] = shared
         for row in plan.rows:
             assert row.start == self.on_rank[row.sequence_id], "a row leaves a gap in the cache"
             self.on_rank[row.sequence_id] += len(row.token_ids)

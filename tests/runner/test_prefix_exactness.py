@@ -1,0 +1,102 @@
+"""What the prefix cache gives is what computing gives: the same tokens and the same bits, at every offset."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from library import Answer, Counts, answer, answer_together, open_engine, prompt
+
+from dsv4_backend.config import Numerics
+from dsv4_backend.records import Prompt
+
+OFFSETS = (1, 2, 3, 4, 5, 63, 126, 127, 128)
+BASE = 256
+
+
+@pytest.fixture(scope="module", params=list(Numerics))
+def numerics(request: pytest.FixtureRequest) -> Numerics:
+    return request.param  # type: ignore[no-any-return]
+
+
+def cached(item: Answer) -> int:
+    return item.final.usage.num_cached_tokens
+
+
+def bits(items: list[Answer]) -> list[object]:
+    return [(item.token_ids, item.logprobs) for item in items]
+
+
+def extended(item: Prompt, tokens: tuple[int, ...], salt: int) -> Prompt:
+    """A later turn: a text, its answer, and a few tokens more."""
+    return replace(item, token_ids=item.token_ids + tokens + prompt(30, salt=salt).token_ids)
+
+
+def branched(offset: int) -> Prompt:
+    """A prompt whose first BASE tokens are always the same, with a rest of its own."""
+    item = prompt(BASE, max_tokens=6)
+    return replace(item, token_ids=item.token_ids + prompt(offset, salt=offset).token_ids)
+
+
+def test_branches_of_a_kept_text_equal_fresh_ones_at_every_offset(random_checkpoint: Path, numerics: Numerics) -> None:
+    branches = [branched(offset) for offset in OFFSETS]
+    with open_engine(random_checkpoint, numerics=numerics, prefix_cache=False) as engine:
+        fresh = [answer(engine, item) for item in branches]
+    with open_engine(random_checkpoint, numerics=numerics) as engine:
+        found = [answer(engine, item) for item in branches]
+    assert bits(found) == bits(fresh)
+    assert [cached(item) for item in found] == [0] + [BASE] * (len(OFFSETS) - 1)
+
+
+def test_a_conversation_goes_on_where_its_answer_ended(random_checkpoint: Path, numerics: Numerics) -> None:
+    def talk(prefix_cache: bool) -> list[Answer]:
+        with open_engine(random_checkpoint, numerics=numerics, prefix_cache=prefix_cache) as engine:
+            item, answers = prompt(200, max_tokens=150), []
+            for turn in range(3):
+                answers.append(answer(engine, item))
+                item = extended(item, answers[-1].token_ids, turn)
+            return answers
+
+    with_cache = talk(True)
+    assert bits(with_cache) == bits(talk(False))
+    assert [cached(item) for item in with_cache] == [0, 256, 512]
+
+
+def test_answers_under_pressure_equal_fresh_ones(random_checkpoint: Path, numerics: Numerics) -> None:
+    branches = [branched(offset) for offset in OFFSETS] + [prompt(300, salt=70 + number) for number in range(4)]
+    with open_engine(random_checkpoint, numerics=numerics, prefix_cache=False) as engine:
+        fresh = [answer(engine, item) for item in branches]
+    metrics = Counts()
+    with open_engine(random_checkpoint, metrics, numerics=numerics, cache_tokens=1024, max_snapshots=2) as engine:
+        found = [item for _ in range(3) for item in answer_together(engine, branches)]
+    assert bits(found) == bits(fresh * 3)
+    assert metrics.counts["dsv4_preemptions_total"] > 0 and metrics.counts["dsv4_cached_tokens_total"] > 0
+
+
+def test_another_tenant_computes_everything(random_checkpoint: Path) -> None:
+    item = branched(9)
+    with open_engine(random_checkpoint) as engine:
+        answer(engine, item)
+        assert cached(answer(engine, replace(item, cache_salt="other"))) == 0
+        assert cached(answer(engine, item)) == BASE
+
+
+def test_prompt_logprobs_are_whole_although_the_prompt_is_kept(random_checkpoint: Path) -> None:
+    item = branched(9)
+    asking = replace(item, sampling=replace(item.sampling, prompt_logprobs=True))
+    with open_engine(random_checkpoint) as engine:
+        first = answer(engine, asking)
+        again = answer(engine, asking)
+    assert first.chunks[0].prompt_logprobs == again.chunks[0].prompt_logprobs
+    assert len(again.chunks[0].prompt_logprobs) == len(item.token_ids) - 1
+
+
+def test_nothing_is_shared_after_the_ranks_were_lost(random_checkpoint: Path) -> None:
+    item = branched(9)
+    with open_engine(random_checkpoint, prefix_cache=True) as engine:
+        first = answer(engine, item)
+        engine._executor._rank = None  # type: ignore[attr-defined]
+        second = answer(engine, replace(item, token_ids=(*item.token_ids, 101)))
+        third = answer(engine, item)
+    assert bits([first]) == bits([third]) and second.final.error == ""
