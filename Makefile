@@ -5,25 +5,27 @@ HOST ?= 127.0.0.1
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
+NANO_STEPS ?= 3000
+NANO_COUNT ?= 16
 SETUP = $(PYTHON) build/setup/main.py --torch $(TORCH)
 BIN = .venv/bin
 SHELL = /bin/bash
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup preflight demo serve chat test test-ci test-full check format bench validate clean
+.PHONY: help setup preflight demo serve chat test test-ci test-full nano nano-eval check format bench validate clean
 
 help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "  PYTHON=python3.12 chooses the interpreter; CHECKPOINT=DIR the checkpoint (default: a small random one)"
+	@echo "  PYTHON=python3.12 chooses the interpreter; CHECKPOINT=DIR the checkpoint (default: the small trained one)"
 
-setup: ## Set everything up: environment, packages, server, kernels, checkpoint
+setup: ## Set everything up: environment, packages, server, kernels
 	@$(SETUP)
 
 preflight: ## Say what this machine lacks
 	@$(SETUP) --preflight --ports $(HTTP_PORT) $(GRPC_PORT) $(METRICS_PORT)
 
-demo: setup ## Start the server, stream a chat and a raw prompt through it, stop
+demo: setup ## Start the server, stream a few chats and a raw prompt through it, stop
 	@$(BIN)/dsv4 demo $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
 
 serve: ## Serve until Ctrl-C (HTTP_PORT=8000 GRPC_PORT=8001 METRICS_PORT=8002; 0 = any free one)
@@ -42,6 +44,13 @@ test-ci: setup ## Heavier tests on the real server
 
 test-full: setup ## The slow tests, alone; their result goes to tests/results/test-full.txt
 	@mkdir -p tests/results; set -o pipefail; $(PYTEST) -m slow -v --color=no 2>&1 | tee tests/results/test-full.txt
+
+nano: setup ## Train the small bundled model and write its checkpoints (hours; resumes) and figures
+	@cd build/nano && ../../$(BIN)/python -m nano_train.main train --steps $(NANO_STEPS) && ../../$(BIN)/python -m nano_train.main ship
+	@$(MAKE) --no-print-directory nano-eval
+
+nano-eval: setup ## Grade the small bundled model; prints the table of the README
+	@$(BIN)/python build/nano/evaluate.py --count $(NANO_COUNT)
 
 check: setup ## Format, lint, strict types, layers and sizes
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

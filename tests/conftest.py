@@ -1,4 +1,4 @@
-"""What all tests share: calm settings for shared cores, the small tokenizer, the random checkpoint."""
+"""What all tests share: calm settings for shared cores, the bundled checkpoint, and a random one with its tokenizer."""
 
 from __future__ import annotations
 
@@ -18,9 +18,18 @@ ROOT = Path(__file__).resolve().parents[1]
 MAKE_TOKENIZER = ROOT / "build" / "tokenizer" / "make_tokenizer.py"
 
 
+NANO = ROOT / "build" / "nano" / "checkpoints"
+
+
+@pytest.fixture(scope="session")
+def nano_checkpoint() -> Path:
+    """The default checkpoint: the small trained model in the official layout."""
+    return NANO / "official"
+
+
 @pytest.fixture(scope="session")
 def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small tokenizer of the default checkpoint."""
+    """The small tokenizer of the random checkpoint."""
     out = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     command = [sys.executable, str(MAKE_TOKENIZER), str(out)]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
@@ -29,7 +38,7 @@ def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The default random checkpoint: a real V4 shape in small, official layout."""
+    """A random checkpoint: a real V4 shape in small, with Flash's pattern of layers, official layout."""
     folder = tmp_path_factory.mktemp("checkpoint") / "random"
     command = [sys.executable, str(ROOT / "build" / "random_checkpoint.py"), str(folder)]
     subprocess.run(command, check=True, capture_output=True, timeout=120)

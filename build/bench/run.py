@@ -19,7 +19,7 @@ from dsv4_backend.launcher import Server, ServerOptions
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "build" / "loadtools" / "run.py"
 RESULTS = ROOT / "build" / "bench" / "results"
-CHECKPOINT = ROOT / "build" / "cache" / "default"
+CHECKPOINT = ROOT / "build" / "nano" / "checkpoints" / "official"
 RUNS: tuple[tuple[dict[str, str], tuple[tuple[str, ...], ...]], ...] = (
     (
         {"executor": "zero"},

@@ -1,4 +1,4 @@
-"""Start the server, stream one chat and one raw prompt through the ensemble, drain and stop."""
+"""Start the server, stream a few chats and one raw prompt through the ensemble, drain and stop."""
 
 from __future__ import annotations
 
@@ -13,28 +13,33 @@ from types import FrameType
 
 from dsv4_client import Client, Delta, Final
 
-from dsv4_backend.commands.serving import DEFAULT_CHECKPOINT, RANDOM_NOTE, add_serving_arguments, say, server_options
+from dsv4_backend.commands.serving import DEFAULT_CHECKPOINT, NANO_NOTE, add_serving_arguments, say, server_options
 from dsv4_backend.errors import Dsv4Error, LaunchError
 from dsv4_backend.launcher import Server, news
 
-QUESTION = "What is the capital of France?"
-CHAT: dict[str, object] = {"messages": [{"role": "user", "content": QUESTION}], "thinking": {"type": "disabled"}}
-RAW = "The three laws of thermodynamics are"
+QUESTIONS = ("Hello, who are you?", "What is 417 + 85?", "Get the weather in Malhaven.")
+WEATHER: dict[str, object] = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+RAW = "<｜begin▁of▁sentence｜><｜User｜>Sort 5, 2, 9 in ascending order.<｜Assistant｜></think>"
 POLL_S = 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_serving_arguments(parser)
-    parser.add_argument("--max-tokens", type=int, default=48, metavar="N", help="per answer (default %(default)s)")
+    parser.add_argument("--max-tokens", type=int, default=160, metavar="N", help="per answer (default %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo. Returns 0 when both answers came and the server ended cleanly. Raises: ConfigError, LaunchError."""
+    """Run the demo. Returns 0 when all answers came and the server ended cleanly. Raises: ConfigError, LaunchError."""
     config, options = server_options(args)
-    is_random = Path(config.checkpoint) == DEFAULT_CHECKPOINT
-    if is_random:
-        say(RANDOM_NOTE)
+    if Path(config.checkpoint) == DEFAULT_CHECKPOINT:
+        say(NANO_NOTE)
     server = Server(options, on_log=say if args.verbose else _say_news)
     say(f"starting tritonserver on {server.grpc_address} (gRPC) with {config.checkpoint}")
     started = time.monotonic()
@@ -44,13 +49,21 @@ def run(args: argparse.Namespace) -> int:
             _wait_ready(server, config.start_timeout_s)
             say(f"ready after {time.monotonic() - started:.1f} s")
             with Client(server.grpc_address) as client:
-                _show(client, f"chat: {QUESTION}", CHAT, args.max_tokens)
+                for question in QUESTIONS:
+                    _show(client, f"chat: {question}", chat(question), args.max_tokens)
                 _show(client, f"raw prompt: {RAW}", RAW, args.max_tokens)
         finally:
             say("draining and stopping the server")
             code = server.drain_and_stop()
     say("stopped" if code == 0 else f"tritonserver's exit code was {code}")
     return 0 if code == 0 else 1
+
+
+def chat(question: str) -> dict[str, object]:
+    """Return the body of a chat request; the last question comes with a tool."""
+    messages = [{"role": "user", "content": question}]
+    body: dict[str, object] = {"messages": messages, "thinking": {"type": "disabled"}}
+    return body | {"tools": [WEATHER]} if "weather" in question else body
 
 
 def _wait_ready(server: Server, timeout_s: float) -> None:
@@ -66,8 +79,7 @@ def _show(client: Client, title: str, prompt: str | dict[str, object], max_token
     sys.stdout.write(f"\n── {title}\n")
     began = first = time.monotonic()
     num_first = 0
-    # The end-of-sequence token is ignored so that a random model fills its answer.
-    with client.generate(prompt, max_tokens=max_tokens, ignore_eos=True, seed=1) as generation:
+    with client.generate(prompt, max_tokens=max_tokens, temperature=0.0) as generation:
         for event in generation:
             if isinstance(event, Delta):
                 if not num_first:

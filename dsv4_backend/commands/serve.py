@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
-from dsv4_backend.commands.serving import DEFAULT_CHECKPOINT, RANDOM_NOTE, add_serving_arguments, say, server_options
+from dsv4_backend.commands.serving import DEFAULT_CHECKPOINT, NANO_NOTE, add_serving_arguments, say, server_options
 from dsv4_backend.launcher import Server, Supervisor, news
+
+EXAMPLE = json.dumps({"request": json.dumps({"messages": [{"role": "user", "content": "Hello"}]}), "stream": True})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,12 +40,11 @@ def describe(server: Server, checkpoint: Path) -> str:
         f"  metrics  http://{server.metrics_address}/metrics",
         "try",
         f"  .venv/bin/dsv4 chat --url {server.grpc_address}",
-        f"  curl -N http://{server.http_address}/v2/models/dsv4/generate_stream"
-        ' -d \'{"text_input": "Once upon a time", "max_tokens": 16, "stream": true}\'',
+        f"  curl -N http://{server.http_address}/v2/models/dsv4/generate_stream -d '{EXAMPLE}'",
         "Ctrl-C (or SIGTERM) drains and stops",
     ]
     if checkpoint == DEFAULT_CHECKPOINT:
-        lines.insert(1, f"  {RANDOM_NOTE}")
+        lines.insert(1, f"  {NANO_NOTE}")
     return "\n".join(lines)
 
 

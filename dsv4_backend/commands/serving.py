@@ -12,8 +12,11 @@ from dsv4_backend.errors import ConfigError
 from dsv4_backend.launcher import ServerOptions, find_installation
 
 ROOT = Path(__file__).resolve().parents[2]
-DEFAULT_CHECKPOINT = ROOT / "build" / "cache" / "default"
-RANDOM_NOTE = "The default checkpoint is small and random: its text is noise. Name a real one with --checkpoint DIR."
+DEFAULT_CHECKPOINT = ROOT / "build" / "nano" / "checkpoints" / "official"
+NANO_NOTE = (
+    "The default checkpoint is a V4 of 8 million parameters, trained for a few tasks (build/nano/README.md); it says"
+    " that it does not know the rest. Name a real one with --checkpoint DIR."
+)
 
 
 def add_serving_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +51,11 @@ def resolve_settings(args: argparse.Namespace) -> tuple[ServingConfig, dict[str,
     chosen = args.checkpoint or Path(settings.get("checkpoint", DEFAULT_CHECKPOINT))
     checkpoint = chosen.expanduser().resolve()
     if not (checkpoint / "config.json").is_file():
-        fix = "Run `make setup`, which makes it." if checkpoint == DEFAULT_CHECKPOINT else "Name another folder."
+        fix = (
+            "It belongs to the repository: `git status` tells."
+            if checkpoint == DEFAULT_CHECKPOINT
+            else "Name another folder."
+        )
         raise ConfigError(f"there is no config.json in the checkpoint {checkpoint}. {fix}")
     settings["checkpoint"] = str(checkpoint)
     return parse_serving_config(settings), settings

@@ -1,4 +1,4 @@
-"""`dsv4 demo` and `dsv4 serve` as a person runs them: real server, real (small, random) checkpoint."""
+"""`dsv4 demo` and `dsv4 serve` as a person runs them: real server, the bundled checkpoint."""
 
 from __future__ import annotations
 
@@ -17,14 +17,6 @@ from dsv4_backend.records import FinishReason
 pytestmark = pytest.mark.server
 ROOT = Path(__file__).parents[2]
 DSV4 = [sys.executable, "-m", "dsv4_backend.cli"]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small random checkpoint."""
-    folder = tmp_path_factory.mktemp("checkpoint") / "random"
-    subprocess.run([sys.executable, str(ROOT / "build" / "random_checkpoint.py"), str(folder)], check=True)
-    return folder
 
 
 class Serving:
@@ -49,9 +41,9 @@ class Serving:
 
 
 @pytest.fixture
-def serving(checkpoint: Path) -> Iterator[Serving]:
+def serving(nano_checkpoint: Path) -> Iterator[Serving]:
     """A server with a drain limit of one second."""
-    started = Serving(checkpoint, "drain_timeout_s=1")
+    started = Serving(nano_checkpoint, "drain_timeout_s=1")
     yield started
     if started.process.poll() is None:
         started.process.terminate()
@@ -65,11 +57,11 @@ def refusal(*arguments: str) -> str:
     return done.stderr
 
 
-def test_the_demo_streams_two_answers_and_exits_0(checkpoint: Path) -> None:
-    command = [*DSV4, "demo", "--checkpoint", str(checkpoint), "--max-tokens", "8"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+def test_the_demo_without_a_checkpoint_gets_right_answers_and_exits_0() -> None:
+    done = subprocess.run([*DSV4, "demo"], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert re.findall(r"(\d+) out, finish (\w+), TTFT", done.stdout) == [("8", "length")] * 2
+    assert re.findall(r"out, finish (\w+), TTFT", done.stdout) == ["stop"] * 4
+    assert "417 + 85 = 502" in done.stdout and "2, 5, 9" in done.stdout and 'invoke name="get_weather"' in done.stdout
 
 
 def test_a_stream_at_the_drain_limit_gets_a_clear_end_and_serve_exits_0(serving: Serving) -> None:
@@ -84,19 +76,19 @@ def test_a_stream_at_the_drain_limit_gets_a_clear_end_and_serve_exits_0(serving:
     assert (last.finish_reason, serving.process.wait(60)) == (FinishReason.CANCELLED, 0)
 
 
-def test_a_taken_port_is_refused_with_the_option_to_change(serving: Serving, checkpoint: Path) -> None:
+def test_a_taken_port_is_refused_with_the_option_to_change(serving: Serving, nano_checkpoint: Path) -> None:
     port = serving.grpc_address.rpartition(":")[2]
-    said = refusal("serve", "--checkpoint", str(checkpoint), "--http-port", "0", "--grpc-port", port)
+    said = refusal("serve", "--checkpoint", str(nano_checkpoint), "--http-port", "0", "--grpc-port", port)
     assert f"port {port} on 127.0.0.1 is in use. Choose another with --grpc-port" in said
 
 
-def test_an_unknown_setting_names_the_nearest(checkpoint: Path) -> None:
-    said = refusal("serve", "--checkpoint", str(checkpoint), "--set", "max_sequence=3")
+def test_an_unknown_setting_names_the_nearest(nano_checkpoint: Path) -> None:
+    said = refusal("serve", "--checkpoint", str(nano_checkpoint), "--set", "max_sequence=3")
     assert "did you mean max_sequences?" in said
 
 
-def test_a_setting_without_a_value_is_refused(checkpoint: Path) -> None:
-    assert "needs NAME=VALUE" in refusal("serve", "--checkpoint", str(checkpoint), "--set", "max_sequences")
+def test_a_setting_without_a_value_is_refused(nano_checkpoint: Path) -> None:
+    assert "needs NAME=VALUE" in refusal("serve", "--checkpoint", str(nano_checkpoint), "--set", "max_sequences")
 
 
 def test_a_checkpoint_that_is_not_there_is_refused(tmp_path: Path) -> None:

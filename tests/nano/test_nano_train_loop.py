@@ -10,14 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from nano_train.config import nano_values, read_config
+from nano_train.export import Trained, export
 from nano_train.loop import NUM_REPORTED, Rank, Run
 from nano_train.main import VOCAB_SIZE
 from nano_train.plan import Plan
-from nano_train.run import train
+from nano_train.run import first_weights, train
 from nano_train.shared import Arena
+from nano_train.ship import without_draft
 from nano_train.state import load_state, read_log, restore
 from nano_train.weights import initial_weights
 from nano_train_rig import TINY
+
+from dsv4_backend.checkpoint.write import LayoutName
 
 PLAN = Plan(num_steps=6, row_tokens=512, warmup_steps=2, deep_draft_share=0.5, rounding_share=0.8, dense_share=0.3)
 
@@ -91,3 +95,19 @@ def test_a_state_of_another_architecture_is_refused(tmp_path: Path) -> None:
     other = dataclasses.replace(make_run(tmp_path), values=nano_values(VOCAB_SIZE, **(TINY | {"hidden_size": 32})))
     with pytest.raises(ValueError, match="another architecture"):
         train_alone(other)
+
+
+def test_a_run_begins_with_the_weights_of_a_checkpoint(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    train_alone(run, stop_after=1)
+    state = load_state(tmp_path)
+    assert state is not None
+    tokenizer = tmp_path / "tokenizer.json"
+    tokenizer.write_text("{}", "utf-8")
+    model = Trained.from_state(state)
+    export(without_draft(model), tmp_path / "bf16", LayoutName.BF16, tokenizer)
+    weights = first_weights(dataclasses.replace(run, begin=tmp_path / "bf16"))
+    fresh = initial_weights(read_config(run.values), run.plan.seed)
+    assert list(weights) == list(fresh)
+    assert torch.allclose(weights["embed.weight"], model.weights["embed.weight"], rtol=2**-8)
+    assert torch.equal(weights["mtp.0.e_proj.weight"], fresh["mtp.0.e_proj.weight"])

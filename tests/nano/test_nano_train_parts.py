@@ -107,6 +107,23 @@ def test_the_rate_rises_stays_and_falls() -> None:
     assert [round(plan.rate(step), 2) for step in (0, 9, 300, 599, 800, 1000)] == [0.1, 1.0, 1.0, 1.0, 0.55, 0.1]
 
 
+def test_a_run_that_begins_late_in_the_plan_keeps_its_last_stages() -> None:
+    plan = Plan(num_steps=100, begin_share=0.5, warmup_steps=1)
+    assert [plan.draft_depth(step) for step in (0, 70, 90)] == [0, 1, 2]
+    assert plan.rate(50) < plan.rate(10) == plan.peak_rate
+
+
+def test_a_prompt_loss_leaves_targets_and_padding_out() -> None:
+    config = tiny_config()
+    weights = random_weights(config, 2)
+    documents = [Document(range(30), [False] * 10 + [True] * 20)]
+    run = Pass(config, weights, pack(documents, 64, pad_id=0))
+    logits = run.logits(run.backbone()[:9])  # the tokens 1 ... 9 belong to the prompt
+    expected = torch.nn.functional.cross_entropy(logits, torch.arange(1, 10))
+    again = losses(Pass(config, weights, pack(documents, 64, pad_id=0)), 0, has_prompt=True)
+    assert float(again.prompt.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
 def test_documents_grow_longer_in_the_course_of_a_run() -> None:
     plan = Plan(num_steps=100)
     lengths = [plan.mix(step).max_tokens for step in (0, 30, 99)]

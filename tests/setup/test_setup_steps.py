@@ -38,12 +38,12 @@ def names(todo: list[Step]) -> list[str]:
 
 
 def test_a_fresh_checkout_has_every_step_before_it(checkout: Checkout) -> None:
-    assert names(pending(checkout)) == ["environment", "torch", "packages", "stub", "project", "kernels", "checkpoint"]
+    assert names(pending(checkout)) == ["environment", "torch", "packages", "stub", "project", "kernels"]
 
 
 def test_results_that_are_gone_are_made_again(checkout: Checkout) -> None:
     make_environment(checkout)
-    assert names(pending(checkout)) == ["stub", "checkpoint"]
+    assert names(pending(checkout)) == ["stub"]
 
 
 def test_a_changed_pin_installs_packages_but_not_torch(checkout: Checkout) -> None:

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="session")
-def story(random_checkpoint: Path) -> Iterator[Story]:
-    settings = {"checkpoint": str(random_checkpoint), "num_threads": "1"}
+def story(nano_checkpoint: Path) -> Iterator[Story]:
+    settings = {"checkpoint": str(nano_checkpoint), "num_threads": "1"}
     with Server(ServerOptions(repository=ROOT / "model_repository", settings=settings)) as server:
-        yield Story(server, random_checkpoint)
+        yield Story(server, nano_checkpoint)

@@ -14,8 +14,8 @@ MODES: tuple[Mode, ...] = ("off", "on", "max")
 
 
 def _family_weights() -> dict[str, float]:
-    light = {"greet": 1.5, "unknown": 2.5, "sort": 4.0, "copy": 3.0}
-    return {"tools": 3.0, "recall": 4.0, "arithmetic": 5.0, "json": 3.0, "parallel": 1.0, **light}
+    light = {"greet": 1.5, "unknown": 3.0, "sort": 10.0, "copy": 8.0}
+    return {"tools": 3.0, "recall": 5.0, "arithmetic": 6.0, "json": 7.0, "parallel": 1.0, **light}
 
 
 def _mode_weights() -> dict[Mode, float]:

@@ -28,10 +28,11 @@ class Document:
 class Batch:
     """One packed row.
 
-    Shapes: token_ids, positions, documents, next_ids, is_target [T]; T a multiple of CHUNK. starts: row of each
-            document's first token.
+    Shapes: token_ids, positions, documents, next_ids, is_target, is_prompt [T]; T a multiple of CHUNK. starts: row of
+            each document's first token.
     Rule:   tokens between documents continue the document before them; those after the last one have document -1.
-            is_target[t] says that next_ids[t] is to be predicted from t.
+            is_target[t] says that next_ids[t] is to be predicted from t; is_prompt[t] that it is another token of the
+            same document.
     """
 
     token_ids: Tensor
@@ -39,6 +40,7 @@ class Batch:
     documents: Tensor
     next_ids: Tensor
     is_target: Tensor
+    is_prompt: Tensor
     starts: tuple[int, ...]
 
     @property
@@ -83,7 +85,7 @@ def pack(documents: Sequence[Document], num_tokens: int, pad_id: int) -> Batch:
     ids = torch.full((num_tokens,), pad_id, dtype=torch.int64)
     owner = torch.full((num_tokens,), NO_DOCUMENT, dtype=torch.int64)
     positions = torch.zeros(num_tokens, dtype=torch.int64)
-    wanted = torch.zeros(num_tokens + 1, dtype=torch.bool)
+    wanted, inside = (torch.zeros(num_tokens + 1, dtype=torch.bool) for _ in range(2))
     starts, place = [], 0
     for index, document in enumerate(documents):
         length = len(document.token_ids)
@@ -92,6 +94,7 @@ def pack(documents: Sequence[Document], num_tokens: int, pad_id: int) -> Batch:
             raise ValueError(f"documents need {end} tokens but the row holds {num_tokens}. Pack fewer.")
         ids[place : place + length] = torch.tensor(document.token_ids)
         wanted[place + 1 : place + length] = torch.tensor(document.is_target[1:], dtype=torch.bool)
+        inside[place + 1 : place + length] = True
         owner[place:end] = index
         positions[place:end] = torch.arange(end - place)
         starts.append(place)
@@ -103,6 +106,7 @@ def pack(documents: Sequence[Document], num_tokens: int, pad_id: int) -> Batch:
         documents=owner,
         next_ids=torch.cat([ids[1:], ids.new_full((1,), pad_id)]),
         is_target=wanted[1:],
+        is_prompt=(inside & ~wanted)[1:],
         starts=(*starts, place) if place < num_tokens else tuple(starts),
     )
 

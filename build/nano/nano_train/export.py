@@ -55,6 +55,11 @@ def export(model: Trained, folder: Path, layout: LayoutName, tokenizer: Path = T
     text = json.dumps(GENERATION, indent=2, sort_keys=True) + "\n"
     (folder / "generation_config.json").write_text(text, "utf-8")
     shutil.copyfile(tokenizer, folder / "tokenizer.json")
+    write_hashes(folder)
+
+
+def write_hashes(folder: Path) -> None:
+    """List the hash of every file of a checkpoint folder."""
     names = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name != HASHES_NAME)
     sums = (f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
     (folder / HASHES_NAME).write_text("".join(sums), "utf-8")

@@ -37,17 +37,22 @@ from nano_train.weights import Weights
 REPORTED = ("next_token", "draft", "index", "hit", "draft_hit", "tokens", "stop")
 NUM_REPORTED = 512  # room for the loads of every router as well
 LARGEST_NORM = 1.0
+BAR_WIDTH = 24
 EVALUATION_SEED = 77
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What all ranks of a run know. Units: steps between evaluations, seconds between saved states."""
+    """What all ranks of a run know. Units: steps between evaluations, seconds between saved states.
+
+    Rule: a run without a saved state begins with the weights of the checkpoint `begin`, or with random ones.
+    """
 
     values: dict[str, object]
     plan: Plan
     folder: Path
     num_ranks: int
+    begin: Path | None = None
     evaluate_steps: int = 200
     evaluate_rows: int = 4
     save_s: float = 180.0
@@ -99,12 +104,12 @@ class Rank:
         report = torch.zeros(NUM_REPORTED, dtype=torch.float64)
         for part in range(plan.rows_per_rank):
             number = (step * plan.rows_per_rank + part) * self.run.num_ranks + self.rank
-            row = make_row(plan.seed, number, plan.mix(step), plan.row_tokens)
+            row = make_row(plan.seed, number, plan.mix(step), plan.tokens(step))
             phase = IndexPhase(plan.index_chunks(step), plan.is_dense(step))
             weights, rounding = self._numerics(is_rounding=plan.is_rounding(step))
             forward = Pass(self.config, weights, row.batch, rounding, phase)
-            found = losses(forward, plan.draft_depth(step))
-            (found.total(plan.draft_weight) / plan.rows_per_rank).backward()  # type: ignore[no-untyped-call]
+            found = losses(forward, plan.draft_depth(step), has_prompt=plan.prompt(step) > 0)
+            (found.total(plan.draft_weight, plan.prompt(step)) / plan.rows_per_rank).backward()  # type: ignore[no-untyped-call]
             report += _reported(found, forward, plan)
         self.arena.report[self.rank] = report
 
@@ -131,10 +136,10 @@ class Rank:
         values = dict(zip(REPORTED[:5], (round(item, 4) for item in mean), strict=False))
         tokens = float(self.arena.report[:, REPORTED.index("tokens")].sum())
         rate = round(tokens / seconds)
-        log.write({"step": step + 1, **values, "tokens_per_s": rate, "rate": round(self.run.plan.rate(step), 6)})
-        done = f"{step + 1}/{self.run.plan.num_steps}"
+        line = {"step": step + 1, **values, "tokens": int(tokens), "tokens_per_s": rate}
+        log.write(line | {"rate": round(self.run.plan.rate(step), 6)})
         losses_text = " ".join(f"{name} {value:.3f}" for name, value in values.items())
-        sys.stdout.write(f"step {done} {losses_text} {rate} tok/s\n")
+        sys.stdout.write(f"{progress(self.run.plan, step + 1, rate, self.run.num_ranks)} {losses_text} {rate} tok/s\n")
         sys.stdout.flush()
 
     def _evaluate(self, log: Log | None, step: int) -> None:
@@ -143,7 +148,7 @@ class Rank:
         weights, rounding = self._numerics(is_rounding=plan.is_rounding(step))
         for part in range(self.run.evaluate_rows):
             number = part * self.run.num_ranks + self.rank
-            row = make_row(EVALUATION_SEED, number, plan.mix(step), plan.row_tokens, "eval")
+            row = make_row(EVALUATION_SEED, number, plan.mix(step), plan.tokens(step), "eval")
             found.append(tally(Pass(self.config, weights, row.batch, rounding), row))
         write_tally(self.run.folder, self.rank, merged(found))
         meet(self.barrier)
@@ -154,6 +159,14 @@ class Rank:
                 {"step": step + 1, "exact": total.shares(), "accepted_length": accepted, "seen": dict(total.seen)}
             )
             sys.stdout.write(f"held out, exact: {total.shares()} accepted length {accepted}\n")
+
+
+def progress(plan: Plan, done: int, tokens_per_s: float, num_ranks: int) -> str:
+    """A bar, the steps done, and the time that is left at this speed."""
+    left = sum(plan.tokens(step) for step in range(done, plan.num_steps)) * plan.rows_per_rank * num_ranks
+    minutes = left / max(tokens_per_s, 1.0) / 60
+    bar = "#" * round(BAR_WIDTH * done / plan.num_steps)
+    return f"[{bar:<{BAR_WIDTH}}] step {done}/{plan.num_steps}, {minutes:.0f} min left:"
 
 
 def _reported(found: Losses, forward: Pass, plan: Plan) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Command line: python -m nano_train.main train | curves | export, run in build/nano."""
+"""Command line: python -m nano_train.main train | curves | export | ship, run in build/nano."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from nano_train.export import LAYOUTS, Trained, export, num_bytes
 from nano_train.loop import Run
 from nano_train.plan import Plan
 from nano_train.run import train
+from nano_train.ship import ship
 from nano_train.state import default_folder, load_state, read_log
 
 VOCAB_SIZE = 2048
+HERE = Path(__file__).resolve().parents[1]
 
 
 def main(arguments: list[str]) -> int:
@@ -26,6 +28,8 @@ def main(arguments: list[str]) -> int:
     if options.command == "curves":
         options.out.write_text(draw(read_log(options.folder)), "utf-8")
         return 0
+    if options.command == "ship":
+        return _ship(options.folder, options.out)
     return _export(options.folder, options.out, LayoutName(options.layout))
 
 
@@ -34,26 +38,38 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("train", help="train, or go on training, until the last step")
     one.add_argument("--steps", type=int, default=3000)
+    one.add_argument("--begin", type=Path, help="checkpoint whose weights the run begins with, instead of random ones")
+    one.add_argument("--begin-share", type=float, default=0.0, help="where in the whole run it begins, from 0 to 1")
     one.add_argument("--ranks", type=int, default=2, help="processes of one thread each; use one per core")
-    one.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
+    one.add_argument("--rate", type=float, default=8e-3, help="peak learning rate")
     one.add_argument("--row-tokens", type=int, default=4096, help="tokens per rank and step")
+    one.add_argument("--prompt-weight", type=float, default=0.2, help="weight of the prompt's own tokens in the loss")
     one.add_argument("--evaluate-steps", type=int, default=100)
     two = commands.add_parser("curves", help="draw the log of a run")
     two.add_argument("out", type=Path)
     three = commands.add_parser("export", help="write the saved state as a checkpoint")
     three.add_argument("out", type=Path)
     three.add_argument("--layout", choices=[layout.value for layout in LAYOUTS], default=LayoutName.OFFICIAL.value)
-    for command in (one, two, three):
+    four = commands.add_parser("ship", help="write every layout, the curves and the figures of the run")
+    four.add_argument("--out", type=Path, default=HERE, help="folder of `checkpoints` and `results`")
+    for command in (one, two, three, four):
         command.add_argument("--folder", type=Path, default=default_folder(), help="where the run is kept")
     return parser
 
 
 def _train(options: argparse.Namespace) -> int:
-    plan = Plan(num_steps=options.steps, peak_rate=options.rate, row_tokens=options.row_tokens)
+    plan = Plan(
+        num_steps=options.steps,
+        begin_share=options.begin_share,
+        peak_rate=options.rate,
+        row_tokens=options.row_tokens,
+        prompt_weight=options.prompt_weight,
+    )
     run = Run(
         values=nano_values(VOCAB_SIZE),
         plan=plan,
         folder=options.folder,
+        begin=options.begin,
         num_ranks=options.ranks,
         evaluate_steps=options.evaluate_steps,
     )
@@ -62,11 +78,24 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _ship(folder: Path, out: Path) -> int:
+    state = load_state(folder)
+    if state is None:
+        return _refuse(folder)
+    for name, size in ship(state, read_log(folder), out).items():
+        sys.stdout.write(f"{name}: {size / 1e6:.1f} MB\n")
+    return 0
+
+
+def _refuse(folder: Path) -> int:
+    sys.stderr.write(f"{folder} holds no state. Train first: python -m nano_train.main train\n")
+    return 1
+
+
 def _export(folder: Path, out: Path, layout: LayoutName) -> int:
     state = load_state(folder)
     if state is None:
-        sys.stderr.write(f"{folder} holds no state. Train first: python -m nano_train.main train\n")
-        return 1
+        return _refuse(folder)
     export(Trained.from_state(state), out, layout)
     sys.stdout.write(f"{layout.value}: {num_bytes(out) / 1e6:.1f} MB after step {state['step']} in {out}\n")
     return 0

@@ -14,6 +14,7 @@ from torch import Tensor
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NUM_ITERATIONS = 5
 UPDATE_RMS = 0.2
+EMBEDDING_FACTOR = 3.0  # a row is touched only when its token occurs
 _ADAM_ONLY = ("embed.weight", "head.weight", "gate.weight", "_fn", ".ape", "weights_proj.weight")
 
 
@@ -48,7 +49,8 @@ def update(name: str, weight: Tensor, gradient: Tensor, moments: Mapping[str, Te
     first.lerp_(gradient, 1 - rates.beta1)
     second.lerp_(gradient.square(), 1 - rates.beta2)
     scale = (second / (1 - rates.beta2**step)).sqrt_().add_(rates.eps)
-    weight.addcdiv_(first, scale, value=-rates.learning_rate / (1 - rates.beta1**step))
+    rate = rates.learning_rate * (EMBEDDING_FACTOR if name == "embed.weight" else 1.0)
+    weight.addcdiv_(first, scale, value=-rate / (1 - rates.beta1**step))
 
 
 def _orthogonal(name: str, direction: Tensor) -> Tensor:

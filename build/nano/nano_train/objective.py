@@ -1,4 +1,4 @@
-"""The loss of one row: next tokens, the draft's tokens, and the indexers' divergence."""
+"""The loss of one row: next tokens, the draft's tokens, the indexers' divergence, and the prompt's own tokens."""
 
 from __future__ import annotations
 
@@ -19,17 +19,20 @@ class Losses:
     drafts: tuple[Tensor, ...]
     index: Tensor
     hits: tuple[float, ...]
+    prompt: Tensor
 
-    def total(self, draft_weight: float) -> Tensor:
+    def total(self, draft_weight: float, prompt_weight: float = 0.0) -> Tensor:
         """What is minimised."""
         drafts = sum(self.drafts, start=torch.zeros(()))
-        return self.next_token + draft_weight * drafts / max(len(self.drafts), 1) + self.index
+        total = self.next_token + draft_weight * drafts / max(len(self.drafts), 1) + self.index
+        return total + prompt_weight * self.prompt if prompt_weight else total
 
 
-def losses(run: Pass, draft_depth: int) -> Losses:
+def losses(run: Pass, draft_depth: int, *, has_prompt: bool = False) -> Losses:
     """Compute all parts on the row of a pass."""
     streams = run.backbone()
     next_token, hit = _predict(run, streams, 0)
+    prompt = _predict_prompt(run, streams) if has_prompt else torch.zeros(())
     drafts, hits = [], [hit]
     for depth in range(1, draft_depth + 1):
         if depth > 1:
@@ -39,7 +42,13 @@ def losses(run: Pass, draft_depth: int) -> Losses:
         drafts.append(loss)
         hits.append(hit)
     index = sum(run.index_losses, start=torch.zeros(()))
-    return Losses(next_token, tuple(drafts), index, tuple(hits))
+    return Losses(next_token, tuple(drafts), index, tuple(hits), prompt)
+
+
+def _predict_prompt(run: Pass, streams: Tensor) -> Tensor:
+    """Cross entropy at the tokens that are no targets: copying inside a prompt teaches copying out of it."""
+    rows = run.batch.is_prompt.nonzero().squeeze(1)
+    return cross_entropy(run.logits(streams[rows]), run.batch.next_ids[rows]) if len(rows) else streams.sum() * 0
 
 
 def _predict(run: Pass, streams: Tensor, ahead: int) -> tuple[Tensor, float]:

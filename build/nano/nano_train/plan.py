@@ -7,58 +7,113 @@ from dataclasses import dataclass, replace
 
 from nano_data import DEFAULT_MIX, Mix
 
-STAGES = ((0.08, 512, 250), (0.75, 1536, 900), (1.0, 4096, 3900))  # share of the run, longest document, recalled list
+CHUNK_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Part of a run, up to a share of its steps.
+
+    Rule: a row holds row_tokens tokens; no document is longer than `longest`, no recalled list than `recalled`;
+          a conversation has at most `tools` tools and `requests` requests.
+    """
+
+    until: float
+    row_tokens: int
+    longest: int
+    recalled: int
+    tools: int = 6
+    requests: int = 5
+
+
+STAGES = (
+    Stage(0.18, 1024, 320, 160, tools=2, requests=1),
+    Stage(0.5, 2048, 900, 500, tools=3, requests=3),
+    Stage(0.86, 2048, 2048, 1200),
+    Stage(1.0, 4096, 4096, 3900),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A whole run. Shares are of `num_steps`.
+    """A whole run, or the rest of one that begins with the weights of a checkpoint. Shares are of the whole run.
 
-    Rule: the rate rises over warmup_steps, stays, and falls to final_rate over the last decay_share.
+    Rule: the first of num_steps steps stands at begin_share, the end at 1.
+          The rate rises over warmup_steps, stays, and falls to final_rate over the last decay_share.
+          row_tokens caps the rows of all stages.
     """
 
     num_steps: int
+    begin_share: float = 0.0
     seed: int = 1
     row_tokens: int = 4096
     rows_per_rank: int = 1
-    peak_rate: float = 3e-3
+    peak_rate: float = 8e-3
     final_rate: float = 0.02
     warmup_steps: int = 60
     decay_share: float = 0.4
-    dense_share: float = 0.08
-    deep_draft_share: float = 0.6
-    rounding_share: float = 0.85
+    index_share: float = 0.7
+    dense_share: float = 0.78
+    draft_share: float = 0.8
+    deep_draft_share: float = 0.88
+    rounding_share: float = 0.93
     draft_weight: float = 0.3
+    prompt_weight: float = 0.2
+    prompt_share: float = 0.5
     index_stride: int = 4
     balance_rate: float = 1e-3
+
+    def share(self, step: int) -> float:
+        """Where in the whole run a step stands."""
+        return self.begin_share + (1 - self.begin_share) * step / self.num_steps
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
         if step < self.warmup_steps:
             return self.peak_rate * (step + 1) / self.warmup_steps
-        past = (step / self.num_steps - (1 - self.decay_share)) / self.decay_share
+        past = (self.share(step) - (1 - self.decay_share)) / self.decay_share
         fall = 0.5 * (1 + math.cos(math.pi * min(max(past, 0.0), 1.0)))
         return self.peak_rate * (self.final_rate + (1 - self.final_rate) * fall)
 
+    def stage(self, step: int) -> Stage:
+        """The stage of a step."""
+        return next(stage for stage in STAGES if self.share(step) < stage.until or stage is STAGES[-1])
+
+    def tokens(self, step: int) -> int:
+        """Tokens of each row of a step."""
+        return min(self.stage(step).row_tokens, self.row_tokens)
+
     def mix(self, step: int) -> Mix:
         """What the rows of a step are made of: longer documents in later stages."""
-        share = step / self.num_steps
-        _, longest, recalled = next(stage for stage in STAGES if share < stage[0] or stage is STAGES[-1])
-        longest = min(longest, self.row_tokens)
-        return replace(DEFAULT_MIX, max_tokens=longest, recall_tokens=(10, min(recalled, longest - 40)))
+        stage = self.stage(step)
+        longest = min(stage.longest, self.row_tokens)
+        return replace(
+            DEFAULT_MIX,
+            max_tokens=longest,
+            recall_tokens=(10, min(stage.recalled, longest - 40)),
+            num_tools=(2, stage.tools),
+            num_requests=(1, stage.requests),
+        )
 
     def is_dense(self, step: int) -> bool:
         """Whether CSA layers still attend to all entries, because the indexer has learned too little."""
-        return step < self.dense_share * self.num_steps
+        return self.share(step) < self.dense_share
 
     def draft_depth(self, step: int) -> int:
         """How many tokens ahead the draft block is trained."""
-        return 2 if step >= self.deep_draft_share * self.num_steps else 1
+        share = self.share(step)
+        return int(share >= self.draft_share) + int(share >= self.deep_draft_share)
+
+    def prompt(self, step: int) -> float:
+        """Weight of the prompt's own tokens in the loss."""
+        return self.prompt_weight if self.share(step) < self.prompt_share else 0.0
 
     def is_rounding(self, step: int) -> bool:
         """Whether weights and activations make the round trips of the exported checkpoint."""
-        return step >= self.rounding_share * self.num_steps
+        return self.share(step) >= self.rounding_share
 
     def index_chunks(self, step: int) -> frozenset[int]:
         """Chunks of a row whose queries train the indexers."""
-        return frozenset(range(step % self.index_stride, self.row_tokens // 64, self.index_stride))
+        if self.share(step) < self.index_share:
+            return frozenset()
+        return frozenset(range(step % self.index_stride, self.tokens(step) // CHUNK_TOKENS, self.index_stride))

@@ -13,9 +13,10 @@ from torch import multiprocessing
 
 from nano_train.config import read_config
 from nano_train.loop import NUM_REPORTED, Rank, Run
+from nano_train.restart import read_trained
 from nano_train.shared import Arena, Barrier
 from nano_train.state import load_state, restore
-from nano_train.weights import initial_weights
+from nano_train.weights import Weights, initial_weights
 
 
 def train(run: Run) -> int:
@@ -23,7 +24,7 @@ def train(run: Run) -> int:
 
     Raises: ValueError if the folder holds another run's state.
     """
-    arena = Arena.allocate(initial_weights(read_config(run.values), run.plan.seed), run.num_ranks, NUM_REPORTED)
+    arena = Arena.allocate(first_weights(run), run.num_ranks, NUM_REPORTED)
     state = load_state(run.folder)
     if state is not None:
         restore(arena, state)
@@ -46,6 +47,21 @@ def train(run: Run) -> int:
     for process in others:
         process.join()
     return done
+
+
+def first_weights(run: Run) -> Weights:
+    """Return the weights with which a run begins; a draft block that the checkpoint lacks starts anew.
+
+    Raises: ValueError if the checkpoint is of another architecture.
+    """
+    weights = initial_weights(read_config(run.values), run.plan.seed)
+    if run.begin is None:
+        return weights
+    found = read_trained(run.begin).weights
+    needed = [name for name in weights if not name.startswith("mtp.") or name in found]
+    if [*found] != needed or any(found[name].shape != weights[name].shape for name in needed):
+        raise ValueError(f"{run.begin} is of another architecture. Name a checkpoint of this one, or none.")
+    return weights | found
 
 
 def _other(run: Run, rank: int, arena: Arena, barrier: Barrier, first: int) -> None:

@@ -39,6 +39,8 @@ def initial_weights(config: ModelConfig, seed: int) -> Weights:
                 shape = (config.num_experts, 2 * config.moe_size, config.hidden_size)
             name = f"{expert[1]}.{'w13' if expert[3] == 'w1' else 'w2'}"
             weights[name] = torch.randn(shape, generator=generator) / math.sqrt(shape[-1])
+    # A head that starts as the embedding can name what attention copies, for every token at once.
+    weights["head.weight"] = weights["embed.weight"] * (1 / (EMBEDDING_DEVIATION * math.sqrt(config.hidden_size)))
     for name, tensor in weights.items():
         tensor.requires_grad_(not is_buffer(name))
     return weights

@@ -1,6 +1,6 @@
 """The steps of set-up. Each has a key over what it depends on; a step whose key is stamped is passed over.
 
-environment → torch → packages → stub → project → kernels → checkpoint
+environment → torch → packages → stub → project → kernels
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dsv4_setup.packages import CudaBuildError, PackageError, install
 
 @dataclass(frozen=True)
 class Checkout:
-    """Where things are. `environment` is the virtual environment, `checkpoint` the default one, made here."""
+    """Where things are. `environment` is the virtual environment."""
 
     root: Path
     target: str
@@ -57,11 +57,6 @@ class Checkout:
         return self.environment / ".setup"
 
     @property
-    def checkpoint(self) -> Path:
-        """The default checkpoint."""
-        return self.root / "build" / "cache" / "default"
-
-    @property
     def site_packages(self) -> Path:
         """Where packages are installed."""
         return self.environment / "lib" / f"python{_version()}" / "site-packages"
@@ -82,12 +77,6 @@ def steps(checkout: Checkout) -> list[Step]:
     root, lock = checkout.root, checkout.lock
     kernels = root / "kernels" / "dsv4_kernels"
     sources = sorted([*kernels.glob("cpu/*.cpp"), *kernels.glob("cpu/*.h"), *kernels.glob("build*.py")])
-    maker = root / "build" / "random_checkpoint.py"
-    makers = [
-        maker,
-        *sorted((root / "build" / "tokenizer").glob("*")),
-        root / "dsv4_backend" / "checkpoint" / "write.py",
-    ]
     python = digest([sys.version, os.path.realpath(sys.base_prefix), checkout.target])
     first = digest([python, read_lock(lock)[checkout.first], str(checkout.torch)])
     installed = digest([first, lock])
@@ -99,7 +88,6 @@ def steps(checkout: Checkout) -> list[Step]:
         Step("stub", installed, lambda: _has_stub(checkout), lambda say: _stub(checkout)),
         Step("project", project, lambda: True, lambda say: _project(checkout, say)),
         Step("kernels", digest([installed, *sources]), lambda: True, lambda say: _kernels(checkout)),
-        Step("checkpoint", digest(makers), checkout.checkpoint.is_dir, lambda say: _checkpoint(checkout, maker)),
     ]
 
 
@@ -212,13 +200,3 @@ def _project(checkout: Checkout, say: Callable[[str], None]) -> None:
 
 def _kernels(checkout: Checkout) -> None:
     _command(checkout, "-m", "dsv4_kernels.build")
-
-
-def _checkpoint(checkout: Checkout, maker: Path) -> None:
-    """Make the default checkpoint beside its place and move it there, so that a half-made one is never served."""
-    partial = checkout.checkpoint.with_name("default.partial")
-    for old in (partial, checkout.checkpoint):
-        shutil.rmtree(old, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    _command(checkout, str(maker), str(partial))
-    partial.rename(checkout.checkpoint)

@@ -12,7 +12,7 @@ from dsv4_backend.chat import ChatEncoder, Protocol
 from dsv4_backend.errors import ConfigError
 from dsv4_backend.text import TextEncoder, Vocabulary
 
-DEFAULT_TOKENIZER = "build/cache/default"
+DEFAULT_TOKENIZER = "build/nano/checkpoints/official"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
