@@ -43,7 +43,7 @@ def _python_model(
     if is_decoupled:
         parts.append("model_transaction_policy { decoupled: true }\n")
     parts.append(f"instance_group [ {{ count: {num_instances}, kind: KIND_CPU }} ]\n")
-    parts.append('parameters { key: "checkpoint" value { string_value: "build/cache/default" } }\n')
+    parts.append('parameters { key: "checkpoint" value { string_value: "build/nano/checkpoints/official" } }\n')
     optional = "" if inputs == TEXT_INPUTS else ", optional: true"
     parts.extend(f"input [ {_tensor(item)}{optional} }} ]\n" for item in inputs)
     parts.extend(f"output [ {_tensor(item)} }} ]\n" for item in outputs)
