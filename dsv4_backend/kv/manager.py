@@ -146,9 +146,8 @@ class CacheManager:
             chain = []
         if self._rules.is_on:
             self._index.touch(chain)
-            edge = (len(tokens.token_ids) - 1) // PAGE_TOKENS * PAGE_TOKENS
             self._chains[sequence_id] = _Chain(
-                tokens=tokens, prompt_edge=edge, last=chain[-1] if chain else None, num_blocks=len(chain)
+                tokens=tokens, prompt_edge=tokens.last_edge, last=chain[-1] if chain else None, num_blocks=len(chain)
             )
         return len(chain) * PAGE_TOKENS
 

@@ -50,6 +50,11 @@ class KeyedTokens:
         self._keys: list[bytes] = []
         self._root = hashlib.blake2b(salt.encode(), digest_size=KEY_BYTES, person=b"dsv4-prefix").digest()
 
+    @property
+    def last_edge(self) -> int:
+        """The last page edge that leaves a token to compute."""
+        return (len(self.token_ids) - 1) // PAGE_TOKENS * PAGE_TOKENS
+
     def key(self, block: int) -> bytes:
         """Return the key of a full block: a hash of all tokens up to its end, and of the tenant's salt."""
         while len(self._keys) <= block:
@@ -68,14 +73,6 @@ class PrefixIndex:
         self._blocks: OrderedDict[bytes, Block] = OrderedDict()  # least recently used first
         self._snapshots: OrderedDict[bytes, Block] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._blocks)
-
-    @property
-    def num_snapshots(self) -> int:
-        """Blocks that one can go on from."""
-        return len(self._snapshots)
-
     def get(self, key: bytes) -> Block | None:
         """Return a block by its key."""
         return self._blocks.get(key)
@@ -86,7 +83,7 @@ class PrefixIndex:
         Rule: at least one token is left to compute.
         """
         chain, num_usable = list[Block](), 0
-        most = (len(tokens.token_ids) - 1) // PAGE_TOKENS if tokens.may_hit else 0
+        most = tokens.last_edge // PAGE_TOKENS if tokens.may_hit else 0
         while len(chain) < most and (block := self._blocks.get(tokens.key(len(chain)))) is not None:
             chain.append(block)
             if block.snapshot is not None:
@@ -140,7 +137,6 @@ class PrefixIndex:
     def clear(self) -> None:
         """Let everything go."""
         for block in list(self._blocks.values()):
-            self.drop_snapshot(block)
             self._forget(block)
 
     def check(self) -> None:

@@ -167,7 +167,7 @@ class Scheduler:
     def _chunk(self, sequence: Sequence, share: int) -> int:
         """Return how many tokens of a prefill to compute: up to its last page edge first, so that it can be kept."""
         count = chunk_tokens(sequence.num_computed, sequence.num_pending, share)
-        to_edge = (len(sequence.token_ids) - 1) // PAGE_TOKENS * PAGE_TOKENS - sequence.num_computed
+        to_edge = sequence.keyed.last_edge - sequence.num_computed
         return to_edge if self._config.prefix_cache and 0 < to_edge < count else count
 
     def _row(self, sequence: Sequence, num_tokens: int) -> PlanRow | None:

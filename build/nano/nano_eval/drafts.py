@@ -9,13 +9,12 @@ from dsv4_kernels.dispatch import bind
 from nano_train.batch import Document, aligned, pack
 from nano_train.config import CHUNK, read_config
 from nano_train.data import PAD_ID
+from nano_train.evaluate import DEPTH, token_hits
 from nano_train.export import Trained
 from nano_train.model import Pass
 from nano_train.numerics import Rounding
 
 from nano_eval.score import Played
-
-NUM_DRAFTS = 2
 
 
 def accepted_length(model: Trained, played: Iterable[Played]) -> float:
@@ -31,8 +30,8 @@ def accepted_length(model: Trained, played: Iterable[Played]) -> float:
         document = Document(ids, [False] * len(ids))
         batch = pack([document], -(-aligned(len(ids)) // CHUNK) * CHUNK, PAD_ID)
         with torch.no_grad():
-            hits = draft_hits(Pass(config, model.weights, batch, rounding), len(prompt), len(ids))
-        tokens, steps = walk(hits, len(item.answer))
+            found = draft_hits(Pass(config, model.weights, batch, rounding), len(prompt), len(ids))
+        tokens, steps = walk(found, len(item.answer))
         num_tokens, num_steps = num_tokens + tokens, num_steps + steps
     return num_tokens / max(num_steps, 1)
 
@@ -44,13 +43,11 @@ def draft_hits(run: Pass, first: int, end: int) -> list[list[bool]]:
     """
     streams = run.backbone()
     rows = torch.arange(first - 1, end - 1)
-    ids, last, found = run.batch.token_ids, run.batch.num_tokens - 1, []
-    for depth in range(1, NUM_DRAFTS + 1):
+    found = []
+    for depth in range(1, DEPTH + 1):
         streams = run.draft(streams.roll(1, 0) if depth > 1 else streams)
-        at = (rows + depth - 1).clamp(max=last)
-        best = run.logits(streams[at], "mtp.0.").argmax(1)
-        wanted = ids[(rows + depth + 1).clamp(max=last)]
-        found.append(((best == wanted) & (rows + depth + 1 < end)).tolist())
+        is_hit = token_hits(run, streams, rows + depth - 1, "mtp.0.", ahead=1)
+        found.append((is_hit & (rows + depth + 1 < end)).tolist())
     return found
 
 

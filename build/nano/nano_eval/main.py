@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_data import Grader
-from nano_train.config import nano_values, read_config
+from nano_train.config import read_config
 from nano_train.export import Trained, export
 from nano_train.restart import read_trained
 from nano_train.weights import initial_weights
@@ -58,8 +58,7 @@ def grade_checkpoint(folder: Path, cells: Sequence[Cell], title: str) -> tuple[l
 
 def make_random(folder: Path) -> Trained:
     """Write a checkpoint of the same architecture whose weights were never trained."""
-    vocab_size = int(json.loads((CHECKPOINTS / "official" / "config.json").read_text("utf-8"))["vocab_size"])
-    values = nano_values(vocab_size)
+    values = json.loads((CHECKPOINTS / "official" / "config.json").read_text("utf-8"))
     model = Trained(values, initial_weights(read_config(values), seed=5))
     export(model, folder, LayoutName.OFFICIAL)
     return model

@@ -53,11 +53,11 @@ def tally(run: Pass, row: Row) -> Tally:
     spans = tuple(_answers(row))
     positions = torch.cat([torch.arange(low, high) for low, high, _ in spans])
     found = Tally()
-    is_hit = _hits(run, streams, positions, "")
+    is_hit = token_hits(run, streams, positions, "")
     chain, accepted = torch.ones(len(positions), dtype=torch.bool), []
     for depth in range(DEPTH):
         streams = run.draft(streams.roll(1, 0) if depth else streams)
-        chain = chain & _hits(run, streams, positions + depth, "mtp.0.", ahead=1)
+        chain = chain & token_hits(run, streams, positions + depth, "mtp.0.", ahead=1)
         accepted.append(chain)
     place = 0
     for low, high, example in spans:
@@ -77,7 +77,7 @@ def _answers(row: Row) -> Iterator[tuple[int, int, Example]]:
         yield start + example.num_prompt_tokens - 1, start + len(example.token_ids) - 1, example
 
 
-def _hits(run: Pass, streams: Tensor, rows: Tensor, prefix: str, ahead: int = 0) -> Tensor:
+def token_hits(run: Pass, streams: Tensor, rows: Tensor, prefix: str, ahead: int = 0) -> Tensor:
     """Whether the most likely token after each row (or `ahead` further) is the real one."""
     last = run.batch.num_tokens - 1
     rows, targets = rows.clamp(max=last), (rows + ahead).clamp(max=last)

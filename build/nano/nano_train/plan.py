@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from nano_data import DEFAULT_MIX, Mix
 
-CHUNK_TOKENS = 64
+from nano_train.config import CHUNK
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,4 +116,4 @@ class Plan:
         """Chunks of a row whose queries train the indexers."""
         if self.share(step) < self.index_share:
             return frozenset()
-        return frozenset(range(step % self.index_stride, self.tokens(step) // CHUNK_TOKENS, self.index_stride))
+        return frozenset(range(step % self.index_stride, self.tokens(step) // CHUNK, self.index_stride))
