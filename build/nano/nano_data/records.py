@@ -14,8 +14,8 @@ MODES: tuple[Mode, ...] = ("off", "on", "max")
 
 
 def _family_weights() -> dict[str, float]:
-    light = {"greet": 1.5, "unknown": 3.0, "sort": 10.0, "copy": 8.0}
-    return {"tools": 3.0, "recall": 5.0, "arithmetic": 6.0, "json": 7.0, "parallel": 1.0, **light}
+    light = {"greet": 1.0, "unknown": 2.0, "sort": 9.0, "copy": 8.0}
+    return {"tools": 4.0, "recall": 5.0, "arithmetic": 5.0, "json": 7.0, "parallel": 2.5, **light}
 
 
 def _mode_weights() -> dict[Mode, float]:
@@ -36,7 +36,7 @@ class Mix:
     num_tools: tuple[int, int] = (2, 6)
     num_requests: tuple[int, int] = (1, 5)
     recall_tokens: tuple[int, int] = (10, 700)
-    max_questions: int = 12
+    max_questions: int = 20
     max_tokens: int = 2048
 
 

@@ -14,23 +14,24 @@ from nano_train.config import CHUNK
 class Stage:
     """Part of a run, up to a share of its steps.
 
-    Rule: a row holds row_tokens tokens; no document is longer than `longest`, no recalled list than `recalled`;
-          a conversation has at most `tools` tools and `requests` requests.
+    Rule: a row holds row_tokens tokens; no document is longer than `longest`; recalled lists have about `recalled` tokens and
+          the weight `recall` among the families; a conversation has at most `tools` tools and `requests` requests.
     """
 
     until: float
     row_tokens: int
     longest: int
-    recalled: int
+    recalled: tuple[int, int]
+    recall: float = 5.0
     tools: int = 6
     requests: int = 5
 
 
 STAGES = (
-    Stage(0.18, 1024, 320, 160, tools=2, requests=1),
-    Stage(0.5, 2048, 900, 500, tools=3, requests=3),
-    Stage(0.86, 2048, 2048, 1200),
-    Stage(1.0, 4096, 4096, 3900),
+    Stage(0.18, 1024, 320, (10, 160), tools=2, requests=1),
+    Stage(0.5, 2048, 900, (10, 500), tools=3, requests=3),
+    Stage(0.86, 2048, 2048, (20, 1200), 6.0),
+    Stage(1.0, 4096, 4096, (40, 3900), 9.0),
 )
 
 
@@ -52,11 +53,11 @@ class Plan:
     final_rate: float = 0.02
     warmup_steps: int = 60
     decay_share: float = 0.4
-    index_share: float = 0.7
-    dense_share: float = 0.78
-    draft_share: float = 0.8
-    deep_draft_share: float = 0.88
-    rounding_share: float = 0.93
+    index_share: float = 0.66
+    dense_share: float = 0.76
+    draft_share: float = 0.84
+    deep_draft_share: float = 0.92
+    rounding_share: float = 0.95
     draft_weight: float = 0.3
     prompt_weight: float = 0.2
     prompt_share: float = 0.5
@@ -89,8 +90,9 @@ class Plan:
         longest = min(stage.longest, self.row_tokens)
         return replace(
             DEFAULT_MIX,
+            families={**DEFAULT_MIX.families, "recall": stage.recall},
             max_tokens=longest,
-            recall_tokens=(10, min(stage.recalled, longest - 40)),
+            recall_tokens=(stage.recalled[0], min(stage.recalled[1], longest - 40)),
             num_tools=(2, stage.tools),
             num_requests=(1, stage.requests),
         )
