@@ -11,8 +11,7 @@ from dsv4_backend.engine.admission import make_limits
 from dsv4_backend.engine.loop import StepLoop
 from dsv4_backend.engine.stream import StreamRules
 from dsv4_backend.errors import ConfigError
-from dsv4_backend.kv.layout import make_layout
-from dsv4_backend.kv.manager import CacheManager, PrefixRules, page_counts
+from dsv4_backend.kv.manager import CacheManager, cache_rules
 from dsv4_backend.metrics import MetricsSink, NullMetrics
 from dsv4_backend.runner.executors import Progressed, RankExecutor
 from dsv4_backend.runner.zero import ZeroExecutor
@@ -51,9 +50,7 @@ def build_engine(
     vocabulary = load_vocabulary(config)
     _check_vocabulary(model, vocabulary)
     metrics = metrics or NullMetrics()
-    layout = make_layout(model)
-    rules = PrefixRules(is_on=config.prefix_cache, interval_tokens=config.snapshot_interval_tokens)
-    cache = CacheManager(layout, page_counts(layout, config), rules)
+    cache = CacheManager(cache_rules(config))
     limits = make_limits(model, config, cache.capacity_tokens)
     executor = executor or _make_executor(config, on_progress)
     stream_rules = StreamRules(

@@ -113,13 +113,22 @@ class PageGrant:
     page_ids: tuple[int, ...]
 
 
+class Tier(str, Enum):
+    """Where a place of the cache is."""
+
+    DEVICE = "device"  # what the model computes with
+    HOST = "host"  # host memory: what is kept but has no room there
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageCopy:
-    """Copy one page over all layers of its kind."""
+    """Copy one place of a kind over all layers, within a tier or from one to the other."""
 
     kind: str
     source: int
     target: int
+    source_tier: Tier = Tier.DEVICE
+    target_tier: Tier = Tier.DEVICE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,11 +154,14 @@ class PlanRow:
     Rule: is_sampled says that the logits of the last token choose the next one; forced_token_id replaces that choice
           (its logprob is still reported). wants_prompt_logprobs asks for the logprob of every prompt token that follows
           a token of this row.
+          num_written is how many positions were ever written, if a step before went further than `start` and its last
+          tokens were taken back (at most the layout's max_drafts).
     """
 
     sequence_id: int
     start: int
     token_ids: tuple[int, ...]
+    num_written: int = 0
     grants: tuple[PageGrant, ...] = ()
     is_sampled: bool = True
     forced_token_id: int | None = None

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from dsv4_backend.checkpoint.findings import Findings
 from dsv4_backend.checkpoint.layout import Layout, read_layout
-from dsv4_backend.config import ModelConfig, load_model_config
+from dsv4_backend.config import CacheFormat, ModelConfig, load_model_config
 from dsv4_backend.errors import ConfigError
 from dsv4_backend.plan.bundled import BUNDLED_NAMES, bundled_config
 from dsv4_backend.plan.compare import compare_published, comparison_json, render_comparison
 from dsv4_backend.plan.deepseek_v4 import model_cost
 from dsv4_backend.plan.estimate import Load, make_plan
-from dsv4_backend.plan.formats import CacheFormat, HcaState
+from dsv4_backend.plan.formats import HcaState
 from dsv4_backend.plan.hardware import DEVICES, find_device
 from dsv4_backend.plan.mesh import choose_mesh
 from dsv4_backend.plan.plot import draw

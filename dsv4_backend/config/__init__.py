@@ -12,10 +12,18 @@ from dsv4_backend.config.model import (
     YarnSpec,
 )
 from dsv4_backend.config.read import load_model_config, parse_model_config
-from dsv4_backend.config.serving import END_MARKER, ExecutorKind, Numerics, ServingConfig, parse_serving_config
+from dsv4_backend.config.serving import (
+    END_MARKER,
+    CacheFormat,
+    ExecutorKind,
+    Numerics,
+    ServingConfig,
+    parse_serving_config,
+)
 
 __all__ = [
     "END_MARKER",
+    "CacheFormat",
     "DraftKind",
     "DraftSpec",
     "ExecutorKind",

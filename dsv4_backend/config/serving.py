@@ -15,6 +15,9 @@ from dsv4_backend.errors import ConfigError
 END_MARKER = "end-requests"
 
 
+MAX_DRAFTS = 32
+
+
 class ExecutorKind(str, Enum):
     """RANKS runs the model in child processes. ZERO repeats the prompt: it measures the server without a model."""
 
@@ -29,6 +32,21 @@ class Numerics(str, Enum):
     PLAIN = "plain"
 
 
+class CacheFormat(str, Enum):
+    """How cache rows are stored.
+
+    PACKED_* has e4m3 channels, power-of-two scales and bf16 rotary channels, with FP8 or FP4 index keys.
+    """
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    PACKED_FP8INDEX = "packed-fp8index"
+    PACKED_FP4INDEX = "packed-fp4index"
+
+
+_AT_LEAST_ONE = (
+    "max_sequences", "max_waiting", "max_snapshots", "max_host_snapshots", "context_tokens", "max_output_tokens",
+)  # fmt: skip
 _SWITCH = {"true": True, "false": False}
 
 
@@ -40,6 +58,8 @@ class ServingConfig:
     Rule:  cache_tokens is the capacity of the paged caches over all running sequences.
            max_snapshots places of all texts are kept to go on from: at multiples of snapshot_interval_tokens, at the
            end of a prompt, and where a text ends.
+           what finds no room any more moves to host memory, which holds host_cache_tokens and max_host_snapshots.
+           max_drafts tokens of a step may be taken back.
            prompt plus answer never exceed min(context_tokens, the model's positions).
            request_time_limit_s is the idle limit: it bounds a request whose client is gone but cannot be seen
            (cancellation does not cross a Triton ensemble).
@@ -55,6 +75,10 @@ class ServingConfig:
     prefix_cache: bool = True
     max_snapshots: int = 64
     snapshot_interval_tokens: int = 2048
+    host_cache_tokens: int = 0
+    max_host_snapshots: int = 256
+    cache_format: CacheFormat = CacheFormat.FP32
+    max_drafts: int = 0
     context_tokens: int = 1_048_576
     max_output_tokens: int = 393_216
     default_max_tokens: int = 0
@@ -73,7 +97,14 @@ class ServingConfig:
             if value < PAGE_TOKENS or value % PAGE_TOKENS:
                 fix = max(PAGE_TOKENS, -(-value // PAGE_TOKENS) * PAGE_TOKENS)
                 raise ConfigError(f"{name} is {value} but must be a multiple of {PAGE_TOKENS} (one page). Set {fix}.")
-        for name in ("max_sequences", "max_waiting", "max_snapshots", "context_tokens", "max_output_tokens"):
+        if self.host_cache_tokens % PAGE_TOKENS or self.host_cache_tokens < 0:
+            raise ConfigError(
+                f"host_cache_tokens is {self.host_cache_tokens} but must be 0 (off) or a multiple of {PAGE_TOKENS}."
+                f" Set {max(0, self.host_cache_tokens // PAGE_TOKENS * PAGE_TOKENS)}."
+            )
+        if not 0 <= self.max_drafts <= MAX_DRAFTS:
+            raise ConfigError(f"max_drafts is {self.max_drafts} but must be within 0 and {MAX_DRAFTS}.")
+        for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)} but must be at least 1.")
         for name in ("request_time_limit_s", "step_timeout_s", "start_timeout_s"):

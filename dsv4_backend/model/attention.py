@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from dsv4_kernels.cache import CacheRows, EntryRows, WindowRows
 from dsv4_kernels.ops import OpTable
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from dsv4_backend.model.compressor import Compressor
 from dsv4_backend.model.indexer import EntrySelector, Indexer, visible_entries
 from dsv4_backend.model.numerics import Rounding
 from dsv4_backend.model.rope import Rotation, rotate
-from dsv4_backend.model.step import BlockInputs, StepCache, StepInputs
+from dsv4_backend.model.step import FoldInputs, PoolInputs, StepCache, StepInputs
 from dsv4_backend.model.weights import AttentionWeights
 
 
@@ -29,7 +30,7 @@ class AttentionStep:
     select: EntrySelector
     at_tokens: Rotation
     at_blocks: Rotation | None
-    blocks: BlockInputs | None
+    blocks: PoolInputs | FoldInputs | None
 
 
 class Attention:
@@ -50,21 +51,19 @@ class Attention:
         self.indexer = Indexer(config, weights.indexer, ops, rounding) if weights.indexer is not None else None
 
     def __call__(self, x: Tensor, step: AttentionStep) -> Tensor:
-        """Attend for every token of the step, after writing its keys. Shapes: x [T, d]; returns [T, d]."""
+        """Attend for every token of the step, and keep its keys. Shapes: x [T, d]; returns [T, d]."""
         q_latent = self._norm(self.rounding.linear(x, self.weights.wq_a), self.weights.q_norm)  # [T, r_q]
         query = self._query(q_latent, step.at_tokens)  # [T, H, c]
-        window = step.cache.window(self.layer_id)
-        window[step.inputs.window_write_rows] = self._window_keys(x, step.at_tokens)
-        entry_cache, entry_rows = self._entries(x, q_latent, step)
+        ring = step.cache.window(self.layer_id)
+        fresh = self.ops.pack_rows(self._window_keys(x, step.at_tokens), ring.spec)
         mixed = self.ops.sparse_attention(
             query,
-            window,
-            step.inputs.window_rows,
-            entry_cache,
-            entry_rows,
+            WindowRows(ring, fresh, step.inputs.window_rows),
+            self._entries(x, q_latent, step),
             self.weights.attn_sink,
             self.config.head_dim**-0.5,
         )  # [T, H, c]
+        ring.insert(step.inputs.ring_rows, fresh, step.inputs.ring_tokens)
         return self._output(rotate(self.ops, mixed, step.at_tokens, inverse=True))
 
     def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
@@ -79,21 +78,29 @@ class Attention:
         kv = self._norm(self.rounding.linear(x, self.weights.wkv), self.weights.kv_norm)  # [T, c]
         return self.rounding.entry(rotate(self.ops, kv, at), self.config.rope_dim)
 
-    def _entries(self, x: Tensor, q_latent: Tensor, step: AttentionStep) -> tuple[Tensor | None, Tensor | None]:
-        """Write the entries that close in this step; return the entry cache and each token's rows of it."""
-        if self.compressor is None or step.blocks is None or step.at_blocks is None:
-            return None, None
+    def _entries(self, x: Tensor, q_latent: Tensor, step: AttentionStep) -> EntryRows | None:
+        """Write the entries that close in this step; return what each token attends to."""
+        blocks, at = step.blocks, step.at_blocks
+        if self.compressor is None or blocks is None or at is None:
+            return None
         cache = step.cache.entries(self.layer_id)
-        closed = self.compressor(x, step.blocks, step.cache.ring(self.layer_id), step.at_blocks)  # [B, c]
-        cache[step.blocks.entry_rows] = self.rounding.entry(closed, self.config.rope_dim)
-        if self.indexer is None:  # HCA takes every entry
-            return cache, step.inputs.hca_rows
-        ring = step.cache.ring(self.layer_id, is_indexer=True)
-        keys = step.cache.index_keys(self.layer_id)
-        keys[step.blocks.index_rows] = self.indexer.keys(x, step.blocks, ring, step.at_blocks)
-        return cache, self._choose(self.indexer, keys, x, q_latent, step)
+        if isinstance(blocks, FoldInputs):  # HCA takes every entry
+            closed = self.compressor.fold(x, blocks, step.cache.fold(self.layer_id), at)  # [B, c]
+            self._insert(cache, blocks.entry_rows, self.rounding.entry(closed, self.config.rope_dim))
+            return EntryRows(cache, step.inputs.hca_rows)
+        closed = self.compressor.pool(x, blocks, step.cache.ring(self.layer_id), at)  # [B, c]
+        self._insert(cache, blocks.entry_rows, self.rounding.entry(closed, self.config.rope_dim))
+        if self.indexer is None:
+            return EntryRows(cache, entry_rows(visible_entries(step.inputs, step.inputs.most_entries), step.inputs))
+        keys, ring = step.cache.index_keys(self.layer_id), step.cache.ring(self.layer_id, is_indexer=True)
+        self._insert(keys, blocks.entry_rows, self.indexer.keys(x, blocks, ring, at))
+        return EntryRows(cache, self._choose(self.indexer, keys, x, q_latent, step))
 
-    def _choose(self, indexer: Indexer, keys: Tensor, x: Tensor, q_latent: Tensor, step: AttentionStep) -> Tensor:
+    def _insert(self, cache: CacheRows, rows: Tensor, values: Tensor) -> None:
+        if rows.shape[0]:
+            cache.insert(rows, self.ops.pack_rows(values, cache.spec))
+
+    def _choose(self, indexer: Indexer, keys: CacheRows, x: Tensor, q_latent: Tensor, step: AttentionStep) -> Tensor:
         """Return the entries that each token attends to. Shapes: [T, K].
 
         Rule: while every sequence has at most top-k entries all of them are taken, and nothing is scored.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
+from dsv4_kernels.cache import CacheRows
 from dsv4_kernels.ops import OpTable
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from dsv4_backend.config import ModelConfig
 from dsv4_backend.model.compressor import Compressor
 from dsv4_backend.model.numerics import Rounding
 from dsv4_backend.model.rope import Rotation, rotate
-from dsv4_backend.model.step import BlockInputs, Ring, StepInputs
+from dsv4_backend.model.step import PoolInputs, Ring, StepInputs
 from dsv4_backend.model.weights import IndexerWeights
 
 
@@ -25,10 +26,12 @@ class EntrySelector(Protocol):
     Rule: it is asked only where a sequence has more entries than a token may choose.
     """
 
-    def __call__(self, layer_id: int, query: Tensor, head_weights: Tensor, keys: Tensor, inputs: StepInputs) -> Tensor:
+    def __call__(
+        self, layer_id: int, query: Tensor, head_weights: Tensor, keys: CacheRows, inputs: StepInputs
+    ) -> Tensor:
         """Return entry numbers, -1 for none.
 
-        Shapes: query [T, HI, cI]; head_weights [T, HI]; keys [R, cI]; returns [T, K] int64.
+        Shapes: query [T, HI, cI]; head_weights [T, HI]; keys rows of width cI; returns [T, K] int64.
         """
 
 
@@ -39,7 +42,9 @@ class TopEntries:
         self.ops = ops
         self.num_chosen = num_chosen
 
-    def __call__(self, layer_id: int, query: Tensor, head_weights: Tensor, keys: Tensor, inputs: StepInputs) -> Tensor:
+    def __call__(
+        self, layer_id: int, query: Tensor, head_weights: Tensor, keys: CacheRows, inputs: StepInputs
+    ) -> Tensor:
         """Score the visible entries of long sequences and keep the best; short ones keep all that is visible."""
         chosen = visible_entries(inputs, min(self.num_chosen, inputs.most_entries))
         for table in inputs.csa_tables:
@@ -69,9 +74,9 @@ class Indexer:
         self.head_dim = config.index_head_dim
         self.scale: float = config.index_head_dim**-0.5 * config.index_heads**-0.5
 
-    def keys(self, x: Tensor, blocks: BlockInputs, ring: Ring, at: Rotation) -> Tensor:
+    def keys(self, x: Tensor, blocks: PoolInputs, ring: Ring, at: Rotation) -> Tensor:
         """Return the index keys of the entries that close in this step. Shapes: x [T, d]; returns [B, cI]."""
-        return self.rounding.index(self.compressor(x, blocks, ring, at))
+        return self.rounding.index(self.compressor.pool(x, blocks, ring, at))
 
     def query(self, q_latent: Tensor, at: Rotation) -> Tensor:
         """Return the index query of every token. Shapes: q_latent [T, r_q]; returns [T, HI, cI]."""

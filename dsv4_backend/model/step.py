@@ -10,28 +10,51 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from dsv4_kernels.cache import CacheRows
+from dsv4_kernels.tensors import FoldRuns
 from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockInputs:
-    """Compressor work of one ratio, the same for every layer of that ratio.
+    """What compressors of one ratio finish in this step, the same for every layer of that ratio.
 
-    Shapes: phases [T]; source_tokens, source_rows [B, S]; positions, entry_rows, index_rows [B];
-            ring_tokens, ring_rows [N].
-    Rule:   S is ratio (HCA) or 2 * ratio (CSA, the previous block first). A slot is a token of this step
-            (source_tokens), or a ring row (source_rows), or absent (both -1: block 0 has no previous block).
-            Ring rows are read before ring_rows are written from ring_tokens.
-            phases are positions mod ratio; positions are those of a block's first token.
-            index_rows is empty where the layers have no indexer.
+    Shapes: phases [T]; positions, entry_rows [B].
+    Rule:   phases are positions mod ratio; positions are those of a block's first token; entry_rows are where the
+            entries go (index keys have the same rows).
     """
 
     phases: Tensor
-    source_tokens: Tensor
-    source_rows: Tensor
     positions: Tensor
     entry_rows: Tensor
-    index_rows: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolInputs(BlockInputs):
+    """CSA: overlapping blocks, pooled at once.
+
+    Shapes: source_tokens, source_rows [B, 2 * ratio], the previous block first; ring_tokens, ring_rows [N].
+    Rule:   a slot is a token of this step (source_tokens), or a ring row (source_rows), or absent (both -1: block 0
+            has no previous block). Ring rows are read before ring_rows are written from ring_tokens.
+    """
+
+    source_tokens: Tensor
+    source_rows: Tensor
+    ring_tokens: Tensor
+    ring_rows: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldInputs(BlockInputs):
+    """HCA: blocks folded token by token.
+
+    Shapes: raw_rows [R]; ring_tokens, ring_rows [N].
+    Rule:   a source of `runs` is a token of this step, or T + i for raw row raw_rows[i]. Entries come out in the order
+            of `positions`. Raw rows are read before ring_rows are written from ring_tokens.
+    """
+
+    runs: FoldRuns
+    raw_rows: Tensor
     ring_tokens: Tensor
     ring_rows: Tensor
 
@@ -51,23 +74,25 @@ class EntryTable:
 class StepInputs:
     """One step on one rank. There is at least one token.
 
-    Shapes: token_ids, positions, window_write_rows, first_entries, num_visible [T]; window_rows [T, W]; csa_rows [C],
-            the CSA entries of all sequences one after the other; hca_rows [T, C']; logit_tokens [L].
-    Rule:   a window ends with the token itself.
+    Shapes: token_ids, positions, first_entries, num_visible [T]; window_rows [T, W]; ring_tokens, ring_rows [N];
+            csa_rows [C], the CSA entries of all sequences one after the other; hca_rows [T, C']; logit_tokens [L].
+    Rule:   a window ends with the token itself: row -2 - t is token t of this step, others are rows of the ring, into
+            which ring_tokens go at ring_rows after all have attended.
             a token sees the CSA entries 0 ... num_visible-1 of its sequence; entry i is csa_rows[first_entries + i].
             logit_tokens are the tokens whose logits are wanted; logit_spans gives each plan row its [begin, end) of L.
     """
 
     token_ids: Tensor
     positions: Tensor
-    window_write_rows: Tensor
     window_rows: Tensor
-    csa: BlockInputs | None
+    ring_tokens: Tensor
+    ring_rows: Tensor
+    csa: PoolInputs | None
     csa_tables: tuple[EntryTable, ...]
     csa_rows: Tensor
     first_entries: Tensor
     num_visible: Tensor
-    hca: BlockInputs | None
+    hca: FoldInputs | None
     hca_rows: Tensor
     logit_tokens: Tensor
     logit_spans: tuple[tuple[int, int], ...]
@@ -80,26 +105,41 @@ class StepInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ring:
-    """Compressor inputs of the latest positions of every sequence in one layer.
+    """Compressor inputs of the latest positions of every sequence in one CSA layer.
 
-    Shapes: values, gates [slots * ring_rows, width] fp32; the row of position p is slot * ring_rows + p mod ring_rows.
+    Shapes: values, gates [states * ring_rows, width] fp32; position p has row state * ring_rows + p mod ring_rows.
     """
 
     values: Tensor
     gates: Tensor
 
 
-class StepCache(Protocol):
-    """The caches of one rank, by layer. Shapes: every tensor [rows, width]."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fold:
+    """The block that every sequence is filling in one HCA layer: the folded part, and raw rows that may be taken back.
 
-    def window(self, layer_id: int) -> Tensor:
+    Shapes: states [states, 3, width]; values, gates as of `Ring`, without rows where nothing can be taken back.
+    """
+
+    states: Tensor
+    values: Tensor
+    gates: Tensor
+
+
+class StepCache(Protocol):
+    """The caches of one rank, by layer."""
+
+    def window(self, layer_id: int) -> CacheRows:
         """Window keys, which are also the values."""
 
-    def entries(self, layer_id: int) -> Tensor:
+    def entries(self, layer_id: int) -> CacheRows:
         """Compressed entries of a CSA or HCA layer."""
 
-    def index_keys(self, layer_id: int) -> Tensor:
+    def index_keys(self, layer_id: int) -> CacheRows:
         """Index keys of a CSA layer."""
 
     def ring(self, layer_id: int, *, is_indexer: bool = False) -> Ring:
-        """Partial blocks of the main compressor, or of the indexer's."""
+        """Partial blocks of a CSA layer's main compressor, or of its indexer's."""
+
+    def fold(self, layer_id: int) -> Fold:
+        """The block that an HCA layer is filling."""

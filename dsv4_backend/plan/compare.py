@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 
-from dsv4_backend.config import ExpertFormat
+from dsv4_backend.config import CacheFormat, ExpertFormat
 from dsv4_backend.errors import ConfigError
 from dsv4_backend.parallel import Mesh
 from dsv4_backend.plan.bundled import bundled_config
 from dsv4_backend.plan.cost import ModelCost
 from dsv4_backend.plan.deepseek_v4 import model_cost
-from dsv4_backend.plan.formats import CacheFormat, HcaState
+from dsv4_backend.plan.formats import HcaState
 from dsv4_backend.plan.hardware import Device, find_device
 from dsv4_backend.plan.published import INPUT_TOKENS, OUTPUT_TOKENS, PUBLISHED, Published
 from dsv4_backend.plan.render import align

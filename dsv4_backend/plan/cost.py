@@ -88,7 +88,7 @@ class CacheTerm:
 class ModelCost:
     """What a model holds, reads and computes.
 
-    Units: state_bytes per sequence, whatever its length; boundary_bytes the part of it that is left at a page boundary.
+    Units: state_bytes per sequence, whatever its length.
     """
 
     name: str
@@ -97,7 +97,6 @@ class ModelCost:
     state_bytes: int
     num_experts: int
     num_active_experts: int
-    boundary_bytes: int = 0
 
     def weight_bytes(self, mesh: Mesh) -> int:
         """Bytes that one rank holds."""
@@ -119,8 +118,8 @@ class ModelCost:
 
     @property
     def snapshot_bytes(self) -> int:
-        """Bytes of a snapshot at a page boundary, from which a prefix can go on: windows and what is left of state."""
-        return self.boundary_bytes + self._window_bytes()
+        """Bytes of a snapshot at a page edge, from which a prefix can go on: a copy of all that does not grow."""
+        return self.fixed_bytes
 
     def _window_bytes(self) -> int:
         return sum(term.num_layers * term.max_stored * term.entry_bytes for term in self.caches)

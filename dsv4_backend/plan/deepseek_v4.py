@@ -8,10 +8,10 @@ from dataclasses import replace
 from dsv4_backend.checkpoint.header import DTYPE_BYTES
 from dsv4_backend.checkpoint.layout import Layout, Storage, layout_of
 from dsv4_backend.checkpoint.names import Weight, model_weights, stored_tensors
-from dsv4_backend.config import LayerKind, ModelConfig
+from dsv4_backend.config import CacheFormat, LayerKind, ModelConfig
 from dsv4_backend.parallel import shard_axis
 from dsv4_backend.plan.cost import CacheTerm, ModelCost, Operation, WeightGroup
-from dsv4_backend.plan.formats import CacheFormat, HcaState, boundary_bytes, entry_bytes, state_bytes
+from dsv4_backend.plan.formats import HcaState, entry_bytes, state_bytes
 from dsv4_backend.plan.hardware import Precision
 
 # MXFP4 experts meet FP8 activations, so they run at the FP8 rate; NVFP4 ones have FP4 activations.
@@ -33,7 +33,6 @@ def model_cost(
         state_bytes=state_bytes(config, hca_state),
         num_experts=config.num_experts,
         num_active_experts=config.num_active_experts,
-        boundary_bytes=boundary_bytes(config),
     )
 
 

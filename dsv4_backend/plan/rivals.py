@@ -63,7 +63,7 @@ def dense_gqa(model: ModelCost, config: ModelConfig) -> ModelCost:
         precision=Precision.BF16,
         cache_shares=GQA_HEADS,
     )
-    return replace(model, name=f"GQA {GQA_HEADS}x{GQA_DIM}", caches=(term,), state_bytes=0, boundary_bytes=0)
+    return replace(model, name=f"GQA {GQA_HEADS}x{GQA_DIM}", caches=(term,), state_bytes=0)
 
 
 def _v32_weights() -> tuple[WeightGroup, ...]:

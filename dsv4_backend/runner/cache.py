@@ -3,69 +3,112 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
+from dsv4_kernels.cache import CacheRows
 from torch import Tensor
 
-from dsv4_backend.kv.layout import CSA, HCA, INDEX, STATE, WINDOW, CacheLayout, RingSpec
-from dsv4_backend.model.step import Ring
-from dsv4_backend.records import PageCopy
+from dsv4_backend.kv.layout import BLOCK, CSA, FOLDED_ROWS, HCA, INDEX, KINDS, STATE, CacheLayout, FoldSpec, RingSpec
+from dsv4_backend.model.step import Fold, Ring
+from dsv4_backend.records import PageCopy, Tier
+
+Places = Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A tensor of which every place of a kind owns `rows` consecutive rows."""
+
+    tensor: Tensor
+    rows: int
+
+    def at(self, place: int) -> Tensor:
+        return self.tensor[place * self.rows :][: self.rows]
+
+
+class _Store:
+    """All tensors of one tier. Memory is touched place by place as it is used."""
+
+    def __init__(self, layout: CacheLayout, places: Places) -> None:
+        num_pages, num_states = places.get(BLOCK, 0), places.get(STATE, 0)
+        self.windows = [
+            CacheRows.allocate(layout.window.row, num_states * layout.window.ring_rows)
+            for _ in range(layout.window.num_layers)
+        ]
+        self.entries = {
+            (spec.name, layer_id): CacheRows.allocate(spec.row, num_pages * spec.rows_per_page)
+            for spec in layout.entries
+            for layer_id in spec.layer_ids
+        }
+        self.rings = {(spec.layer_id, spec.is_indexer): _ring(spec, num_states) for spec in layout.rings}
+        self.folds = {spec.layer_id: _fold(spec, num_states) for spec in layout.folds}
+        self.parts = {BLOCK: self._page_parts(layout), STATE: self._state_parts(layout)}
+
+    def _page_parts(self, layout: CacheLayout) -> list[_Part]:
+        rows = {spec.name: spec.rows_per_page for spec in layout.entries}
+        return [_Part(cache.data, rows[name]) for (name, _), cache in self.entries.items()]
+
+    def _state_parts(self, layout: CacheLayout) -> list[_Part]:
+        parts = [_Part(cache.data, layout.window.ring_rows) for cache in self.windows]
+        for spec in layout.rings:
+            ring = self.rings[spec.layer_id, spec.is_indexer]
+            parts += [_Part(ring.values, spec.ring_rows), _Part(ring.gates, spec.ring_rows)]
+        for item in layout.folds:
+            fold = self.folds[item.layer_id]
+            parts += [_Part(fold.states, 1), _Part(fold.values, item.ring_rows), _Part(fold.gates, item.ring_rows)]
+        return parts
 
 
 class RankCache:
-    """Cache tensors by layer, in fp32. Shapes: [pages * rows_per_page, width]."""
+    """Cache tensors by layer, on the device and in host memory."""
 
-    def __init__(self, layout: CacheLayout, page_counts: Mapping[str, int]) -> None:
+    def __init__(self, layout: CacheLayout, places: Places, host_places: Places | None = None) -> None:
         self.layout = layout
-        self._window = _allocate(layout, WINDOW, page_counts)
-        self._entries = _allocate(layout, CSA, page_counts) | _allocate(layout, HCA, page_counts)
-        self._index_keys = _allocate(layout, INDEX, page_counts)
-        num_slots = page_counts.get(STATE, 0)
-        self._rings = {(spec.layer_id, spec.is_indexer): _ring(spec, num_slots) for spec in layout.rings}
+        self._device = _Store(layout, places)
+        self._tiers = {Tier.DEVICE: self._device, Tier.HOST: _Store(layout, host_places or {})}
 
     def copy(self, copies: Iterable[PageCopy]) -> None:
-        """Copy pages of the fixed kind, in order. Raises: ValueError for another kind, whose pages are shared."""
+        """Copy places, in order."""
         for item in copies:
-            if item.kind != STATE:
-                raise ValueError(f"a {item.kind} page is to be copied, but only {STATE} pages are.")
-            for spec in self.layout.rings:
-                ring, rows = self._rings[spec.layer_id, spec.is_indexer], spec.ring_rows
-                for part in (ring.values, ring.gates):
-                    part[item.target * rows :][:rows] = part[item.source * rows :][:rows]
+            sources, targets = self._tiers[item.source_tier].parts, self._tiers[item.target_tier].parts
+            for source, target in zip(sources[item.kind], targets[item.kind], strict=True):
+                target.at(item.target).copy_(source.at(item.source))
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all cache tensors."""
-        tensors = [*self._window.values(), *self._entries.values(), *self._index_keys.values()]
-        tensors += [part for ring in self._rings.values() for part in (ring.values, ring.gates)]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        """Bytes of all tensors on the device."""
+        parts = (part.tensor for kind in KINDS for part in self._device.parts[kind])
+        return sum(tensor.numel() * tensor.element_size() for tensor in parts)
 
-    def window(self, layer_id: int) -> Tensor:
+    def window(self, layer_id: int) -> CacheRows:
         """Window keys, which are also the values."""
-        return self._window[layer_id]
+        return self._device.windows[layer_id]
 
-    def entries(self, layer_id: int) -> Tensor:
+    def entries(self, layer_id: int) -> CacheRows:
         """Compressed entries of a CSA or HCA layer."""
-        return self._entries[layer_id]
+        found = self._device.entries.get((CSA, layer_id))
+        return self._device.entries[HCA, layer_id] if found is None else found
 
-    def index_keys(self, layer_id: int) -> Tensor:
+    def index_keys(self, layer_id: int) -> CacheRows:
         """Index keys of a CSA layer."""
-        return self._index_keys[layer_id]
+        return self._device.entries[INDEX, layer_id]
 
     def ring(self, layer_id: int, *, is_indexer: bool = False) -> Ring:
-        """Partial blocks of the main compressor, or of the indexer's."""
-        return self._rings[layer_id, is_indexer]
+        """Partial blocks of a CSA layer's main compressor, or of its indexer's."""
+        return self._device.rings[layer_id, is_indexer]
+
+    def fold(self, layer_id: int) -> Fold:
+        """The block that an HCA layer is filling."""
+        return self._device.folds[layer_id]
 
 
-def _allocate(layout: CacheLayout, kind: str, page_counts: Mapping[str, int]) -> dict[int, Tensor]:
-    """One tensor per layer of the kind. Memory is touched page by page as it is used."""
-    spec = layout.kind(kind)
-    if spec is None:
-        return {}
-    shape = (page_counts[kind] * spec.rows_per_page, spec.width)
-    return {layer_id: torch.zeros(shape, dtype=torch.float32) for layer_id in spec.layer_ids}
+def _ring(spec: RingSpec, num_states: int) -> Ring:
+    shape = (num_states * spec.ring_rows, spec.width)
+    return Ring(values=torch.zeros(shape), gates=torch.zeros(shape))
 
 
-def _ring(spec: RingSpec, num_slots: int) -> Ring:
-    shape = (num_slots * spec.ring_rows, spec.width)
-    return Ring(values=torch.zeros(shape, dtype=torch.float32), gates=torch.zeros(shape, dtype=torch.float32))
+def _fold(spec: FoldSpec, num_states: int) -> Fold:
+    raw = (num_states * spec.ring_rows, spec.width)
+    states = torch.zeros(num_states, FOLDED_ROWS, spec.width)
+    return Fold(states=states, values=torch.zeros(raw), gates=torch.zeros(raw))

@@ -6,16 +6,20 @@ Letters: S sequences, T tokens, B closing blocks, C entries.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from dsv4_kernels.tensors import FoldRuns
 from torch import Tensor
 
 from dsv4_backend.config import LayerKind, ModelConfig
-from dsv4_backend.kv.layout import CSA, HCA, INDEX, STATE, WINDOW, CacheLayout
-from dsv4_backend.model.step import BlockInputs, EntryTable, StepInputs
+from dsv4_backend.config.model import PAGE_TOKENS
+from dsv4_backend.kv.layout import CacheLayout
+from dsv4_backend.model.step import EntryTable, FoldInputs, PoolInputs, StepInputs
 from dsv4_backend.records import StepPlan
+from dsv4_backend.runner.folding import Folding
 from dsv4_backend.runner.pages import PageTables, Rows
 
 
@@ -23,11 +27,14 @@ from dsv4_backend.runner.pages import PageTables, Rows
 class _Spans:
     """The plan's rows as arrays: row s computes positions [starts, ends), its tokens begin at first_tokens.
 
-    Shapes: lines, starts, ends, first_tokens [S]; owners (the row of each token) and positions [T].
+    Shapes: lines, states, starts, written, ends, first_tokens [S]; owners (the row of each token) and positions [T].
+    Rule:   positions [0, written) were written before, of which those from `starts` on are taken back.
     """
 
     lines: Rows
+    states: Rows
     starts: Rows
+    written: Rows
     ends: Rows
     first_tokens: Rows
     owners: Rows
@@ -48,8 +55,8 @@ class InputBuilder:
     """Keeps this rank's page tables and builds the inputs of each step."""
 
     def __init__(self, config: ModelConfig, layout: CacheLayout) -> None:
-        self.window = config.window
-        self.tables = PageTables(layout)
+        self.layout = layout
+        self.tables = PageTables()
         self.csa_ratio = _ratio(config, LayerKind.CSA)
         self.hca_ratio = _ratio(config, LayerKind.HCA)
 
@@ -58,19 +65,20 @@ class InputBuilder:
         self.tables.apply(plan)
         spans = self._spans(plan)
         logit_tokens, logit_spans = _logits(plan, spans)
-        write_rows = self.tables.rows(WINDOW, spans.lines[spans.owners], spans.positions)
+        ring_tokens, ring_rows = _kept(spans, self.layout.window.ring_rows)
         entries = self._entries(spans)
         return StepInputs(
             token_ids=torch.tensor([token for row in plan.rows for token in row.token_ids], dtype=torch.int64),
             positions=torch.from_numpy(spans.positions),
-            window_write_rows=torch.from_numpy(write_rows),
             window_rows=self._window_rows(spans),
-            csa=self._blocks(spans, self.csa_ratio, num_series=2) if self.csa_ratio else None,
+            ring_tokens=ring_tokens,
+            ring_rows=ring_rows,
+            csa=self._pools(spans, self.csa_ratio) if self.csa_ratio else None,
             csa_tables=entries.tables,
             csa_rows=torch.from_numpy(entries.csa_rows),
             first_entries=torch.from_numpy(entries.first_entries),
             num_visible=torch.from_numpy(entries.num_visible),
-            hca=self._blocks(spans, self.hca_ratio, num_series=1) if self.hca_ratio else None,
+            hca=self._folds(spans, self.hca_ratio) if self.hca_ratio else None,
             hca_rows=self._hca_rows(spans),
             logit_tokens=logit_tokens,
             logit_spans=logit_spans,
@@ -80,9 +88,12 @@ class InputBuilder:
         lengths = np.array([len(row.token_ids) for row in plan.rows], np.int64)
         starts = np.array([row.start for row in plan.rows], np.int64)
         owners, offsets = _runs(lengths)
+        lines = self.tables.lines([row.sequence_id for row in plan.rows])
         return _Spans(
-            lines=self.tables.lines([row.sequence_id for row in plan.rows]),
+            lines=lines,
+            states=self.tables.states(lines),
             starts=starts,
+            written=np.maximum(starts, [row.num_written for row in plan.rows]),
             ends=starts + lengths,
             first_tokens=np.cumsum(lengths) - lengths,
             owners=owners,
@@ -91,36 +102,63 @@ class InputBuilder:
 
     def _window_rows(self, spans: _Spans) -> Tensor:
         """Rows of the window of each token, oldest first, the token itself last; -1 before position 0."""
-        seen = spans.positions[:, None] + np.arange(1 - self.window, 1)  # positions [T, W]
-        rows = self.tables.rows(WINDOW, spans.lines[spans.owners, None], np.maximum(seen, 0))
-        return torch.from_numpy(np.where(seen >= 0, rows, -1))
+        seen = spans.positions[:, None] + np.arange(1 - self.layout.window_tokens, 1)  # positions [T, W]
+        starts = spans.starts[spans.owners, None]
+        size = self.layout.window.ring_rows
+        old = spans.states[spans.owners, None] * size + seen % size
+        new = -2 - (spans.first_tokens[spans.owners, None] + seen - starts)
+        return torch.from_numpy(np.where(seen >= starts, new, np.where(seen >= 0, old, -1)))
 
-    def _blocks(self, spans: _Spans, ratio: int, num_series: int) -> BlockInputs:
-        """Blocks that close in this step: their sources, their entries, and what the rings keep for later blocks.
-
-        Rule: a ring holds num_series * ratio positions, so that a block closing later finds all its sources.
-        """
-        ring = num_series * ratio
-        owners, offsets = _runs(spans.ends // ratio - spans.starts // ratio)
-        blocks = spans.starts[owners] // ratio + offsets  # block numbers [B]
-        sources = blocks[:, None] * ratio + np.arange(ratio - ring, ratio)  # positions [B, S]
+    def _pools(self, spans: _Spans, ratio: int) -> PoolInputs:
+        """CSA blocks that close in this step: their sources, and what the rings keep for later blocks."""
+        size = self.layout.rings[0].ring_rows
+        owners, blocks = _closing(spans, ratio)
+        sources = blocks[:, None] * ratio + np.arange(-ratio, ratio)  # positions [B, 2 * ratio]
         in_step = sources >= spans.starts[owners, None]
-        ring_starts = self.tables.rows(STATE, spans.lines, np.zeros_like(spans.lines)) * ring  # [S]
         source_tokens = sources + (spans.first_tokens - spans.starts)[owners, None]
-        source_rows = ring_starts[owners, None] + sources % ring
-        kept = np.flatnonzero(spans.positions >= spans.ends[spans.owners] - ring)  # tokens
-        lines = spans.lines[owners]
-        index_rows = self.tables.rows(INDEX, lines, blocks) if num_series == 2 else blocks[:0]
-        return BlockInputs(
+        source_rows = spans.states[owners, None] * size + sources % size
+        ring_tokens, ring_rows = _kept(spans, size)
+        return PoolInputs(
             phases=torch.from_numpy(spans.positions % ratio),
+            positions=torch.from_numpy(blocks * ratio),
+            entry_rows=torch.from_numpy(self._entry_rows(spans.lines[owners], blocks, ratio)),
             source_tokens=torch.from_numpy(np.where(in_step, source_tokens, -1)),
             source_rows=torch.from_numpy(np.where((sources >= 0) & ~in_step, source_rows, -1)),
-            positions=torch.from_numpy(blocks * ratio),
-            entry_rows=torch.from_numpy(self.tables.rows(CSA if num_series == 2 else HCA, lines, blocks)),
-            index_rows=torch.from_numpy(index_rows),
-            ring_tokens=torch.from_numpy(kept),
-            ring_rows=torch.from_numpy(ring_starts[spans.owners[kept]] + spans.positions[kept] % ring),
+            ring_tokens=ring_tokens,
+            ring_rows=ring_rows,
         )
+
+    def _folds(self, spans: _Spans, ratio: int) -> FoldInputs:
+        """HCA blocks that close in this step, what is folded of open ones, and the raw rows that may be taken back."""
+        owners, blocks = _closing(spans, ratio)
+        folding = Folding(spans.starts, spans.written, spans.ends, ratio, self.layout.max_drafts)
+        runs = folding.runs(owners, blocks)
+        positions = np.concatenate([run.positions() for run in runs]) if runs else np.zeros(0, np.int64)
+        rows = np.repeat([run.row for run in runs], [run.length for run in runs]).astype(np.int64)
+        in_step = positions >= spans.starts[rows]
+        size = self.layout.max_drafts
+        raw_rows = spans.states[rows[~in_step]] * size + positions[~in_step] % max(1, size)
+        sources = positions + (spans.first_tokens - spans.starts)[rows]
+        sources[~in_step] = len(spans.positions) + np.arange(len(raw_rows))
+        states = [int(spans.states[run.row]) for run in runs]
+        ring_tokens, ring_rows = _kept(spans, size)
+        return FoldInputs(
+            phases=torch.from_numpy(spans.positions % ratio),
+            positions=torch.from_numpy(blocks * ratio),
+            entry_rows=torch.from_numpy(self._entry_rows(spans.lines[owners], blocks, ratio)),
+            runs=FoldRuns(
+                begins=_ids(state if run.goes_on else -1 for run, state in zip(runs, states, strict=True)),
+                offsets=torch.from_numpy(np.cumsum([0, *(run.length for run in runs)])),
+                sources=torch.from_numpy(sources),
+                ends=_ids(-1 if run.closes else state for run, state in zip(runs, states, strict=True)),
+            ),
+            raw_rows=torch.from_numpy(raw_rows),
+            ring_tokens=ring_tokens,
+            ring_rows=ring_rows,
+        )
+
+    def _entry_rows(self, lines: Rows, entries: Rows, ratio: int) -> Rows:
+        return self.tables.entry_rows(lines, entries, PAGE_TOKENS // ratio)
 
     def _entries(self, spans: _Spans) -> _Entries:
         """The CSA entries of the step's sequences, one sequence after the other."""
@@ -130,15 +168,15 @@ class InputBuilder:
         counts = spans.ends // self.csa_ratio  # [S]
         owners, entries = _runs(counts)
         lines = spans.lines[owners]
-        index_rows = torch.from_numpy(self.tables.rows(INDEX, lines, entries))
+        rows = self._entry_rows(lines, entries, self.csa_ratio)
         last_tokens = spans.first_tokens + spans.ends - spans.starts
         bounds = zip(spans.first_tokens.tolist(), last_tokens.tolist(), strict=True)
-        parts = torch.split(index_rows, counts.tolist())
+        parts = torch.split(torch.from_numpy(rows), counts.tolist())
         return _Entries(
             tables=tuple(
                 EntryTable(tokens=slice(*tokens), index_rows=part) for tokens, part in zip(bounds, parts, strict=True)
             ),
-            csa_rows=self.tables.rows(CSA, lines, entries),
+            csa_rows=rows,
             first_entries=(np.cumsum(counts) - counts)[spans.owners],
             num_visible=(spans.positions + 1) // self.csa_ratio,
         )
@@ -148,7 +186,7 @@ class InputBuilder:
         if not self.hca_ratio:
             return torch.empty((len(spans.positions), 0), dtype=torch.int64)
         entries = np.arange(int(spans.ends.max()) // self.hca_ratio)
-        rows = self.tables.rows(HCA, spans.lines[:, None], entries)  # [S, C]
+        rows = self._entry_rows(spans.lines[:, None], entries, self.hca_ratio)  # [S, C]
         visible = (spans.positions + 1) // self.hca_ratio  # [T]
         return torch.from_numpy(np.where(entries < visible[:, None], rows[spans.owners], -1))
 
@@ -156,6 +194,23 @@ class InputBuilder:
 def _ratio(config: ModelConfig, kind: LayerKind) -> int:
     """Tokens per entry in the layers of a kind; 0 when the model has none."""
     return next((layer.ratio for layer in config.layers if layer.kind is kind), 0)
+
+
+def _closing(spans: _Spans, ratio: int) -> tuple[Rows, Rows]:
+    """Blocks that close in this step, one sequence after the other: the plan row and the number of each."""
+    owners, offsets = _runs(spans.ends // ratio - spans.starts // ratio)
+    return owners, spans.starts[owners] // ratio + offsets
+
+
+def _kept(spans: _Spans, size: int) -> tuple[Tensor, Tensor]:
+    """Tokens of this step that a ring of `size` rows per state keeps, and their rows."""
+    tokens = np.flatnonzero(spans.positions >= spans.ends[spans.owners] - size)
+    rows = spans.states[spans.owners[tokens]] * size + spans.positions[tokens] % max(1, size)
+    return torch.from_numpy(tokens), torch.from_numpy(rows)
+
+
+def _ids(values: Iterable[int]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.int64)
 
 
 def _runs(counts: Rows) -> tuple[Rows, Rows]:

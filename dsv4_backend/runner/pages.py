@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dsv4_backend.kv.layout import CacheLayout
+from dsv4_backend.kv.layout import BLOCK, KINDS, STATE
 from dsv4_backend.records import PageGrant, StepPlan
 
 Rows = npt.NDArray[np.int64]
@@ -19,9 +19,8 @@ class PageTables:
     Lines and columns double when they run out; the line of a finished sequence is used again.
     """
 
-    def __init__(self, layout: CacheLayout) -> None:
-        self._rows_per_page = {kind.name: kind.rows_per_page for kind in layout.kinds}
-        self._pages: dict[str, Rows] = {name: np.full((1, 1), NO_PAGE, np.int64) for name in self._rows_per_page}
+    def __init__(self) -> None:
+        self._pages: dict[str, Rows] = {kind: np.full((1, 1), NO_PAGE, np.int64) for kind in KINDS}
         self._lines: dict[int, int] = {}
         self._free_lines: list[int] = []
 
@@ -45,14 +44,16 @@ class PageTables:
         """Return the lines of started sequences."""
         return np.array([self._lines[sequence_id] for sequence_id in sequence_ids], np.int64)
 
-    def rows(self, kind: str, lines: Rows, entries: Rows) -> Rows:
-        """Return the cache rows of entries by number; a kind with a row per token numbers by position.
-
-        Shapes: lines and entries broadcast against each other.
-        """
-        rows_per_page = self._rows_per_page[kind]
-        rows: Rows = self._pages[kind][lines, entries // rows_per_page] * rows_per_page + entries % rows_per_page
+    def entry_rows(self, lines: Rows, entries: Rows, rows_per_page: int) -> Rows:
+        """Return the cache rows of entries by number. Shapes: lines and entries broadcast against each other."""
+        pages = self._pages[BLOCK][lines, entries // rows_per_page]
+        rows: Rows = pages * rows_per_page + entries % rows_per_page
         return rows
+
+    def states(self, lines: Rows) -> Rows:
+        """Return the state of each line."""
+        states: Rows = self._pages[STATE][lines, 0]
+        return states
 
     def _forget(self, sequence_id: int) -> None:
         line = self._lines.pop(sequence_id, None)

@@ -14,7 +14,7 @@ from dsv4_backend.config import ModelConfig, ServingConfig
 from dsv4_backend.errors import ConstraintError
 from dsv4_backend.grammar import AnswerMatcher, GrammarCompiler
 from dsv4_backend.kv.layout import make_layout
-from dsv4_backend.kv.manager import page_counts
+from dsv4_backend.kv.manager import cache_rules
 from dsv4_backend.model.transformer import Transformer
 from dsv4_backend.records import Constraint, PlanRow, RowResult, SequenceStart, StepPlan, StepResult, TokenLogprob
 from dsv4_backend.runner.cache import RankCache
@@ -60,11 +60,12 @@ class Rank:
     """Executes plans. Everything that it knows of a sequence came with a plan's starts and its own samples."""
 
     def __init__(self, model: Transformer, config: ServingConfig, grammars: GrammarCompiler) -> None:
-        layout = make_layout(model.config)
+        layout = make_layout(model.config, config.cache_format, config.max_drafts)
+        rules = cache_rules(config)
         self._model = model
         self._grammars = grammars
         self._inputs = InputBuilder(model.config, layout)
-        self._cache = RankCache(layout, page_counts(layout, config))
+        self._cache = RankCache(layout, rules.device, rules.host)
         self._states: dict[int, _SequenceState] = {}
         self.notes: tuple[str, ...] = ()
 

@@ -121,7 +121,6 @@ class Scheduler:
             sequence.keep_prompt_logprobs(row.start, outcome)
             for token_id in outcome.token_ids:
                 sequence.append(token_id)
-            self._cache.trim(sequence.id, sequence.num_computed)
             advances.append(
                 Advance(sequence=sequence, row=row, num_new_tokens=len(outcome.token_ids), error=outcome.error)
             )

@@ -15,7 +15,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from dsv4_kernels.tensors import ExpertWeights, LinearWeight
+from dsv4_kernels.cache import CacheRows, EntryRows, WindowRows
+from dsv4_kernels.rows import RowSpec
+from dsv4_kernels.tensors import ExpertWeights, FoldRuns, LinearWeight
 
 
 class Linear(Protocol):
@@ -167,6 +169,30 @@ class CompressPool(Protocol):
         """Shapes: values, gates [B, S, D]; returns [B, D]."""
 
 
+class CompressFold(Protocol):
+    """`CompressPool` row by row: a state per channel holds maximum, denominator and weighted sum of the rows so far.
+
+    Rule: folding (v, g) into (m, d, s) gives m' = max(m, g), d' = d·e^(m - m') + e^(g - m') and s' alike with v; an
+          empty state is (-inf, 0, 0). An entry is s / d. Runs read what earlier runs of the call have stored. The bits
+          depend on the rows and their order, not on where they are cut into calls.
+    """
+
+    def __call__(self, values: Tensor, gates: Tensor, states: Tensor, runs: FoldRuns) -> Tensor:
+        """Shapes: values, gates [N, D]; states [slots, 3, D], written in place; returns the entries [B, D]."""
+
+
+class PackRows(Protocol):
+    """Store values as cache rows.
+
+    Rule: bf16 to nearest even. PACKED rounds the first channels as `Fp8RoundTrip` in groups of 64, FP4 all as
+          `Fp4RoundTrip`; values that made that trip before lose nothing. FP8 rounds all as
+          `Fp8RoundTrip` in one group.
+    """
+
+    def __call__(self, values: Tensor, spec: RowSpec) -> CacheRows:
+        """Shapes: values [N, width]."""
+
+
 class IndexSelect(Protocol):
     """The compressed entries that each token of one sequence may attend to.
 
@@ -176,9 +202,9 @@ class IndexSelect(Protocol):
     """
 
     def __call__(
-        self, query: Tensor, head_weights: Tensor, cache: Tensor, rows: Tensor, num_visible: Tensor, k: int
+        self, query: Tensor, head_weights: Tensor, cache: CacheRows, rows: Tensor, num_visible: Tensor, k: int
     ) -> Tensor:
-        """Shapes: query [T, H, D]; head_weights [T, H]; cache [R, D]; rows int64 [C], the cache row of each entry;
+        """Shapes: query [T, H, D]; head_weights [T, H]; cache of width D; rows int64 [C], the cache row of each entry;
         num_visible int64 [T], each <= C; returns int64 [T, k].
         """
 
@@ -192,18 +218,9 @@ class SparseAttention(Protocol):
     """
 
     def __call__(
-        self,
-        query: Tensor,
-        window_cache: Tensor,
-        window_rows: Tensor,
-        entry_cache: Tensor | None,
-        entry_rows: Tensor | None,
-        sink: Tensor,
-        scale: float,
+        self, query: Tensor, window: WindowRows, entries: EntryRows | None, sink: Tensor, scale: float
     ) -> Tensor:
-        """Shapes: query [T, H, D]; caches [R, D] and [R2, D]; window_rows int64 [T, W]; entry_rows int64 [T, K];
-        sink [H]; returns [T, H, D].
-        """
+        """Shapes: query [T, H, D]; all rows of width D; sink [H]; returns [T, H, D]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,5 +242,7 @@ class OpTable:
     moe: Moe
     gated_mlp: GatedMlp
     compress_pool: CompressPool
+    compress_fold: CompressFold
+    pack_rows: PackRows
     index_select: IndexSelect
     sparse_attention: SparseAttention

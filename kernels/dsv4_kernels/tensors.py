@@ -137,6 +137,21 @@ class ExpertWeights:
         return self.w1.nbytes + self.w2.nbytes + self.w3.nbytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldRuns:
+    """Runs of rows to be folded into running softmax states, in order.
+
+    Shapes: begins, ends int64 [G]; offsets int64 [G + 1]; sources int64 [N], a row for each place.
+    Rule:   run g folds the rows sources[offsets[g] : offsets[g + 1]] into state begins[g] (-1: an empty one), and
+            stores it as state ends[g]; -1 there finishes an entry, and entries come out in the order of their runs.
+    """
+
+    begins: Tensor
+    offsets: Tensor
+    sources: Tensor
+    ends: Tensor
+
+
 def code_shape(format: WeightFormat, shape: tuple[int, int]) -> tuple[int, int]:
     """Shape of the stored codes of a matrix (out, in).
 
@@ -276,6 +291,12 @@ def e2m1_codes(values: Tensor) -> Tensor:
     code += magnitude >= 3.5
     code += magnitude > 5.0
     return code | (torch.signbit(values).to(torch.uint8) << 3)
+
+
+def e2m1_values(codes: Tensor) -> Tensor:
+    """The float32 value of each e2m1 code."""
+    magnitudes = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+    return torch.cat([magnitudes, -magnitudes])[codes.to(torch.int32)]
 
 
 def pack_nibbles(codes: Tensor) -> Tensor:

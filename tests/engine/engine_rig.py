@@ -12,8 +12,7 @@ from dsv4_backend.engine.admission import AdmissionLimits
 from dsv4_backend.engine.loop import StepLoop
 from dsv4_backend.engine.stream import StreamRules
 from dsv4_backend.errors import ExecutorLostError
-from dsv4_backend.kv.layout import CacheLayout, KindSpec
-from dsv4_backend.kv.manager import CacheManager, PrefixRules, page_counts
+from dsv4_backend.kv.manager import CacheManager, cache_rules
 from dsv4_backend.metrics import NullMetrics
 from dsv4_backend.records import Chunk, Limits, Prompt, Request, RowResult, SamplingParams, StepPlan, StepResult
 from dsv4_backend.scheduler.reasoning import ThinkTokens
@@ -21,15 +20,6 @@ from dsv4_backend.scheduler.scheduler import Scheduler
 
 WAIT_S = 20.0
 EOS = 1
-LAYOUT = CacheLayout(
-    kinds=(
-        KindSpec(name="window", layer_ids=(0,), rows_per_page=128, width=4, element_bytes=4, is_windowed=True),
-        KindSpec(name="csa", layer_ids=(0,), rows_per_page=32, width=4, element_bytes=4),
-        KindSpec(name="state", layer_ids=(0,), rows_per_page=1, width=4, element_bytes=4, is_fixed=True),
-    ),
-    rings=(),
-    window=128,
-)
 
 
 def next_token(tokens: tuple[int, ...]) -> int:
@@ -153,7 +143,7 @@ def expected_tokens(num_prompt: int, count: int) -> list[int]:
 def make_rig(**settings: object) -> Rig:
     """Build an engine that is not started."""
     config = ServingConfig(**({"max_step_tokens": 256, "max_sequences": 4, "cache_tokens": 1024} | settings))  # type: ignore[arg-type]
-    cache = CacheManager(LAYOUT, page_counts(LAYOUT, config), PrefixRules(is_on=config.prefix_cache))
+    cache = CacheManager(cache_rules(config))
     executor = ScriptedExecutor()
     rules = StreamRules(
         token_bytes=lambda token: bytes([token % 256]),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from dsv4_kernels import build as builder
 from dsv4_kernels.build import build
+from dsv4_kernels.cache import CacheRows, WindowRows
 from dsv4_kernels.cpu.library import load
 from dsv4_kernels.dispatch import OPERATORS, Needs, bind, choose, describe
 from dsv4_kernels.errors import BindError, BuildError
@@ -101,12 +102,13 @@ def test_older_instruction_sets_compute_the_same_operators(flags: str, tmp_path:
     torch.testing.assert_close(old.compress_pool(values, gates), reference.compress_pool(values, gates))
     query, cache, rows, sink = (
         torch.randn(3, 5, 100),
-        torch.randn(40, 100),
+        CacheRows.plain(torch.randn(40, 100)),
         torch.randint(-1, 40, (3, 20)),
         torch.randn(5),
     )
-    got = old.sparse_attention(query, cache, rows, None, None, sink, 0.1)
-    torch.testing.assert_close(got, reference.sparse_attention(query, cache, rows, None, None, sink, 0.1))
+    window = WindowRows(cache, cache, rows)
+    got = old.sparse_attention(query, window, None, sink, 0.1)
+    torch.testing.assert_close(got, reference.sparse_attention(query, window, None, sink, 0.1))
     weight = LinearWeight(dense=torch.randn(9, 100))
     assert torch.equal(old.linear(values[:, 3], weight)[1:2], old.linear(values[1:2, 3], weight))
     assert torch.equal(old.fp8_round_trip(values, 64), reference.fp8_round_trip(values, 64))

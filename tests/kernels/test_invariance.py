@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from dsv4_kernels.cache import CacheRows, EntryRows, WindowRows
 from dsv4_kernels.dispatch import OPERATORS
 from dsv4_kernels.ops import OpTable
-from dsv4_kernels.tensors import ExpertWeights, LinearWeight
+from dsv4_kernels.rows import RowFormat, RowSpec
+from dsv4_kernels.tensors import ExpertWeights, FoldRuns, LinearWeight
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -60,8 +62,22 @@ def projections(width: int) -> list[Case]:
     ]
 
 
+def fold_each(ops: OpTable, rows: tuple[Tensor, ...]) -> Tensor:
+    """Fold 40 rows of each sequence into an entry."""
+    values, gates = rows
+    count, slots, width = values.shape
+    runs = FoldRuns(
+        begins=torch.full((count,), -1),
+        offsets=torch.arange(count + 1) * slots,
+        sources=torch.arange(count * slots),
+        ends=torch.full((count,), -1),
+    )
+    return ops.compress_fold(values.view(-1, width), gates.view(-1, width), torch.zeros(0, 3, width), runs)
+
+
 def rowwise(width: int) -> list[Case]:
     scale, pairs, power = torch.randn(width), width // 2 * 2, 1 << width.bit_length()
+    packed = RowSpec(format=RowFormat.PACKED, width=width, rope_dim=width // 2)
     return [
         Case("rms_norm", lambda t: (torch.randn(t, width),), lambda o, r: o.rms_norm(r[0], scale, EPS)),
         Case(
@@ -77,6 +93,12 @@ def rowwise(width: int) -> list[Case]:
             lambda t: (torch.randn(t, 8, width), torch.randn(t, 8, width)),
             lambda o, r: o.compress_pool(*r),
         ),
+        Case(
+            "pack_rows",
+            lambda t: (torch.randn(t, width),),
+            lambda o, r: o.pack_rows(r[0], packed).data.float(),
+        ),
+        Case("compress_fold", lambda t: (torch.randn(t, 40, width), torch.randn(t, 40, width)), fold_each),
         Case(
             "route",
             lambda t: (torch.randn(t, width + 4),),
@@ -103,12 +125,15 @@ def hyper(width: int) -> list[Case]:
 
 
 def attention(width: int) -> list[Case]:
-    window, entries, sink, rows = torch.randn(60, width), torch.randn(200, width), torch.randn(6), torch.randperm(200)
+    window, entries = CacheRows.plain(torch.randn(60, width)), CacheRows.plain(torch.randn(200, width))
+    sink, rows = torch.randn(6), torch.randperm(200)
     return [
         Case(
             "sparse_attention",
             lambda t: (torch.randn(t, 6, width), torch.randint(-1, 60, (t, 30)), torch.randint(-1, 200, (t, 50))),
-            lambda o, r: o.sparse_attention(r[0], window, r[1], entries, r[2], sink, 0.1),
+            lambda o, r: o.sparse_attention(
+                r[0], WindowRows(window, window, r[1]), EntryRows(entries, r[2]), sink, 0.1
+            ),
         ),
         Case(
             "index_select",
@@ -186,18 +211,20 @@ def test_the_number_of_threads_changes_no_bit(op: str, tokens: int, cpu: OpTable
 
 def test_padding_between_rows_changes_no_bit_of_attention(cpu: OpTable):
     torch.manual_seed(3)
-    query, cache, sink = torch.randn(4, 6, 64), torch.randn(50, 64), torch.randn(6)
+    query, cache, sink = torch.randn(4, 6, 64), CacheRows.plain(torch.randn(50, 64)), torch.randn(6)
     rows = torch.randint(0, 50, (4, 19))
     spread = torch.full((4, 57), -1)
     spread[:, 1::3] = rows
-    plain = cpu.sparse_attention(query, cache, rows, None, None, sink, 0.125)
-    padded = cpu.sparse_attention(query, cache, spread, cache, torch.full((4, 9), -1), sink, 0.125)
+    plain = cpu.sparse_attention(query, WindowRows(cache, cache, rows), None, sink, 0.125)
+    padded = cpu.sparse_attention(
+        query, WindowRows(cache, cache, spread), EntryRows(cache, torch.full((4, 9), -1)), sink, 0.125
+    )
     assert_same_bits((padded,), (plain,))
 
 
 def test_later_entries_change_no_bit_of_an_earlier_selection(cpu: OpTable):
     torch.manual_seed(4)
-    query, weights, cache = torch.randn(3, 8, 32), torch.randn(3, 8), torch.randn(400, 32)
+    query, weights, cache = torch.randn(3, 8, 32), torch.randn(3, 8), CacheRows.plain(torch.randn(400, 32))
     visible = torch.tensor([100, 57, 130])
     few = cpu.index_select(query, weights, cache, torch.arange(130), visible, 16)
     assert torch.equal(cpu.index_select(query, weights, cache, torch.arange(400), visible, 16), few)

@@ -6,27 +6,24 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from dsv4_backend.kv.layout import CacheLayout, KindSpec
-from dsv4_backend.kv.manager import CacheManager, PrefixRules
+from dsv4_backend.kv.manager import CacheManager, CacheRules
 from dsv4_backend.kv.prefix import KeyedTokens
+from dsv4_backend.records import Tier
 
 PAGE = 128
-LAYOUT = CacheLayout(
-    kinds=(
-        KindSpec(name="window", layer_ids=(0,), rows_per_page=128, width=4, element_bytes=4, is_windowed=True),
-        KindSpec(name="csa", layer_ids=(0,), rows_per_page=32, width=4, element_bytes=4),
-        KindSpec(name="hca", layer_ids=(0,), rows_per_page=1, width=4, element_bytes=4),
-        KindSpec(name="state", layer_ids=(0,), rows_per_page=1, width=4, element_bytes=4, is_fixed=True),
-    ),
-    rings=(),
-    window=128,
-)
-COUNTS = {"window": 14, "csa": 12, "hca": 12, "state": 6}
-RULES = PrefixRules(is_on=True, interval_tokens=2 * PAGE)
+NO_HOST = {"block": 0, "state": 0}
 
 
-def make_manager(**changes: int) -> CacheManager:
-    return CacheManager(LAYOUT, COUNTS | changes, RULES)
+def make_manager(block: int = 12, state: int = 6, host: dict[str, int] = NO_HOST, max_drafts: int = 0) -> CacheManager:
+    return CacheManager(
+        CacheRules(
+            device={"block": block, "state": state},
+            host=host,
+            keeps_prefixes=True,
+            interval_tokens=2 * PAGE,
+            max_drafts=max_drafts,
+        )
+    )
 
 
 def text(*blocks: int, rest: int = 1) -> list[int]:
@@ -43,7 +40,6 @@ def compute(manager: CacheManager, sequence_id: int, tokens: list[int], salt: st
         done = min(done + chunk, len(tokens))
         assert manager.reserve(sequence_id, done) is not None
         manager.commit(sequence_id, done)
-        manager.trim(sequence_id, done)
     return shared
 
 
@@ -96,7 +92,6 @@ def test_decoding_keeps_one_passing_snapshot() -> None:
     for _ in range(5 * PAGE):
         manager.reserve(1, len(tokens))
         manager.commit(1, len(tokens))
-        manager.trim(1, len(tokens))
         tokens.append(7)
     assert manager.kept()["state"] == 3  # at 256 and 512, and the passing one at 640
 
@@ -112,7 +107,7 @@ def test_kept_pages_give_way_to_sequences() -> None:
 
 
 def test_the_least_recently_used_text_is_evicted_first() -> None:
-    manager = make_manager(csa=7, hca=7)
+    manager = make_manager(block=7)
     for number, blocks in ((1, (1, 2)), (2, (3, 4)), (3, (1, 2))):
         compute(manager, number, text(*blocks))
         manager.release(number)
@@ -128,7 +123,7 @@ def test_a_sequence_without_room_holds_nothing() -> None:
     manager.release(1)
     before = manager.kept()
     assert manager.admit(2, KeyedTokens(text(1, 2)), 13 * PAGE) is None
-    assert (manager.kept(), [used for used, _ in manager.usage().values()]) == (before, [0] * 4)
+    assert (manager.kept(), [used for used, _ in manager.usage().values()]) == (before, [0] * 2)
     manager.check()
 
 
@@ -140,24 +135,97 @@ def test_lost_ranks_leave_nothing_to_share() -> None:
     assert manager.take_copies() == () and compute(manager, 2, text(1, 2)) == 0
 
 
+def test_what_has_no_room_moves_to_host_memory_and_comes_back() -> None:
+    manager = make_manager(block=4, state=3, host={"block": 8, "state": 8})
+    for number in range(3):
+        compute(manager, number, text(10 * number, 10 * number + 1))
+        manager.release(number)
+        manager.check()
+    moved = [item for item in manager.take_copies() if item.target_tier is Tier.HOST]
+    assert {item.kind for item in moved} == {"block", "state"}
+    assert manager.admit(9, KeyedTokens(text(0, 1)), 2 * PAGE) == 2 * PAGE
+    back = [item for item in manager.take_copies() if item.source_tier is Tier.HOST]
+    assert sorted(item.kind for item in back) == ["block", "block", "state"]
+    manager.check()
+
+
+def test_what_comes_back_is_not_lost_to_what_makes_room_for_it() -> None:
+    manager = make_manager(block=3, host={"block": 2, "state": 6})
+    for number, blocks in ((1, (1, 2)), (2, (3, 4))):  # the first text ends up in host memory, which is full then
+        compute(manager, number, text(*blocks))
+        manager.release(number)
+    manager.reserve(3, 1)
+    assert manager.admit(4, KeyedTokens(text(1, 2)), 2 * PAGE) == 2 * PAGE
+    manager.check()
+
+
+def test_the_least_recently_used_leaves_host_memory_first() -> None:
+    manager = make_manager(block=2, state=2, host={"block": 4, "state": 2})
+    for number in range(5):
+        compute(manager, number, text(10 * number, rest=1))
+        manager.release(number)
+        manager.check()
+    assert manager.admit(8, KeyedTokens(text(0)), PAGE) == 0
+    assert manager.admit(9, KeyedTokens(text(30)), PAGE) == PAGE
+
+
+def test_the_snapshot_that_is_cheapest_to_recompute_goes_first() -> None:
+    manager = make_manager(block=20, state=6)
+    compute(manager, 1, text(*range(6)))  # snapshots behind blocks 2, 4 and 6
+    manager.release(1)
+    compute(manager, 2, text(20, rest=1))
+    manager.release(2)
+    compute(manager, 3, text(30, 31, rest=1))
+    manager.release(3)
+    compute(manager, 4, text(40, rest=1))
+    assert manager.admit(5, KeyedTokens(text(20)), PAGE) == 0  # one block to compute again, not two
+    assert manager.admit(6, KeyedTokens(text(0, 1, 9)), PAGE) == 2 * PAGE
+
+
+def test_a_snapshot_is_taken_although_drafts_jumped_over_the_edge() -> None:
+    manager = make_manager(max_drafts=3)
+    tokens = text(1, 2, rest=3)
+    manager.admit(1, KeyedTokens(tokens), 2 * PAGE)
+    for done in (2 * PAGE - 1, 2 * PAGE + 2):
+        manager.reserve(1, done)
+        manager.commit(1, done)
+    assert manager.admit(2, KeyedTokens(tokens), 2 * PAGE) == 2 * PAGE
+
+
+def test_no_snapshot_is_taken_where_the_rings_have_moved_on() -> None:
+    manager = make_manager(max_drafts=3)
+    manager.admit(1, KeyedTokens(text(1, 2, rest=9)), 2 * PAGE)
+    manager.reserve(1, 2 * PAGE + 4)
+    manager.commit(1, 2 * PAGE + 4)
+    assert manager.kept()["state"] == 0
+
+
 class PrefixMachine(RuleBasedStateMachine):
-    """A rank that only remembers which text each page was computed from: what is shared must be the sequence's own."""
+    """Ranks that only remember which text each place was computed from: what is shared must be the sequence's own."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.manager = make_manager()
-        self.written: dict[tuple[str, int], tuple[int, ...]] = {}  # (kind, page) → tokens up to the end of the block
+        self.manager = make_manager(block=7, state=5, host={"block": 8, "state": 6})
+        self.written: dict[tuple[Tier, str, int], tuple[int, ...]] = {}  # place → tokens up to the end of the block
         self.tokens: dict[int, list[int]] = {}
         self.done: dict[int, int] = {}
         self.next_id = 0
 
-    def read(self, sequence_id: int) -> dict[str, dict[int, int]]:
-        grants = self.manager.grants(sequence_id)
-        return {item.kind: dict(enumerate(item.page_ids, start=item.first_block)) for item in grants}
+    def read(self, sequence_id: int) -> dict[str, tuple[int, ...]]:
+        return {item.kind: item.page_ids for item in self.manager.grants(sequence_id)}
 
     def run_copies(self) -> None:
         for item in self.manager.take_copies():
-            self.written[item.kind, item.target] = self.written[item.kind, item.source]
+            source = (item.source_tier, item.kind, item.source)
+            self.written[item.target_tier, item.kind, item.target] = self.written[source]
+
+    def check_shared(self, sequence_id: int, shared: int) -> None:
+        """What a sequence begins with was computed from its own text."""
+        tokens, held = self.tokens[sequence_id], self.read(sequence_id)
+        if shared and shared % PAGE == 0:
+            assert self.written[Tier.DEVICE, "state", held["state"][0]] == tuple(tokens[:shared])
+        for block in range(shared // PAGE):
+            assert self.written[Tier.DEVICE, "block", held["block"][block]] == tuple(tokens[: (block + 1) * PAGE])
 
     @rule(blocks=st.lists(st.integers(0, 1), max_size=5), rest=st.integers(1, 130), salt=st.integers(0, 1))
     def begin(self, blocks: list[int], rest: int, salt: int) -> None:
@@ -169,39 +237,59 @@ class PrefixMachine(RuleBasedStateMachine):
             return
         self.tokens[self.next_id], self.done[self.next_id] = tokens, shared
         self.run_copies()
-        held = self.read(self.next_id)
-        if shared:
-            edge = shared // PAGE
-            assert self.written["state", held["state"][0]] == tuple(tokens[:shared])
-            assert self.written["window", held["window"][edge - 1]] == tuple(tokens[:shared])
-            for kind in ("csa", "hca"):
-                for block in range(edge):
-                    assert self.written[kind, held[kind][block]] == tuple(tokens[: (block + 1) * PAGE])
+        self.check_shared(self.next_id, shared)
+
+    @rule(blocks=st.lists(st.integers(0, 1), min_size=1, max_size=4))
+    def answer(self, blocks: list[int]) -> None:
+        """A whole request: what it leaves is soon in host memory, and is asked for again."""
+        self.begin(blocks, 1, 0)
+        if self.next_id in self.tokens:
+            while self.done[self.next_id] < len(self.tokens[self.next_id]):
+                before = self.done[self.next_id]
+                self.advance(self.next_id, PAGE)
+                if self.done[self.next_id] == before:
+                    break
+            self.drop(self.next_id)
+
+    @precondition(lambda self: any(self.done.values()) and len(self.tokens) <= 3)
+    @rule(data=st.data())
+    def fork(self, data: st.DataObject) -> None:
+        parent = data.draw(st.sampled_from(sorted(number for number, done in self.done.items() if done)))
+        self.next_id += 1
+        done, tokens = self.done[parent], list(self.tokens[parent])
+        self.run_copies()
+        if self.manager.reserve(parent, done) is None:
+            return
+        if self.manager.fork(parent, self.next_id, KeyedTokens(tokens, str(tokens[0])), done):
+            self.tokens[self.next_id], self.done[self.next_id] = tokens, done
+            self.run_copies()
+            self.check_shared(self.next_id, done)
 
     @precondition(lambda self: self.tokens)
     @rule(data=st.data(), count=st.integers(1, 300))
     def compute(self, data: st.DataObject, count: int) -> None:
-        sequence_id = data.draw(st.sampled_from(sorted(self.tokens)))
+        self.advance(data.draw(st.sampled_from(sorted(self.tokens))), count)
+
+    def advance(self, sequence_id: int, count: int) -> None:
         tokens, start = self.tokens[sequence_id], self.done[sequence_id]
         tokens += [5] * max(0, start + 1 - len(tokens))
         end = min(start + count, len(tokens))
         if self.manager.reserve(sequence_id, end) is None:
             return
         self.run_copies()
-        for kind, pages in self.read(sequence_id).items():
-            for block, page in pages.items():
-                if kind == "state":
-                    self.written[kind, page] = tuple(tokens[:end])
-                elif start < (block + 1) * PAGE and block * PAGE < end:
-                    self.written[kind, page] = tuple(tokens[: min((block + 1) * PAGE, end)])
+        held = self.read(sequence_id)
+        self.written[Tier.DEVICE, "state", held["state"][0]] = tuple(tokens[:end])
+        for block in range(start // PAGE, -(-end // PAGE)):
+            self.written[Tier.DEVICE, "block", held["block"][block]] = tuple(tokens[: min((block + 1) * PAGE, end)])
         self.done[sequence_id] = end
         self.manager.commit(sequence_id, end)
-        self.manager.trim(sequence_id, end)
 
     @precondition(lambda self: self.tokens)
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
-        sequence_id = data.draw(st.sampled_from(sorted(self.tokens)))
+        self.drop(data.draw(st.sampled_from(sorted(self.tokens))))
+
+    def drop(self, sequence_id: int) -> None:
         self.manager.release(sequence_id)
         del self.tokens[sequence_id], self.done[sequence_id]
 
@@ -213,7 +301,7 @@ class PrefixMachine(RuleBasedStateMachine):
         self.tokens, self.done, self.written = {}, {}, {}
 
     @invariant()
-    def every_page_has_its_holders(self) -> None:
+    def every_place_has_its_holders(self) -> None:
         self.manager.check()
         if not self.tokens:
             assert all(used == 0 for used, _ in self.manager.usage().values())

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from dsv4_backend.kv.layout import make_layout
-from dsv4_backend.kv.manager import CacheManager
+from dsv4_backend.config import CacheFormat
+from dsv4_backend.kv.layout import KINDS, make_layout
+from dsv4_backend.kv.manager import CacheManager, CacheRules
 from dsv4_backend.model import EntrySelector, Transformer
 from dsv4_backend.records import PlanRow, SamplingParams, SequenceStart, StepPlan
 from dsv4_backend.runner.cache import RankCache
@@ -18,16 +19,24 @@ from dsv4_backend.runner.inputs import InputBuilder
 class Driver:
     """Runs sequences in steps of the caller's choosing and collects the logits of every token."""
 
-    def __init__(self, model: Transformer, num_pages: int = 12, selector: EntrySelector | None = None) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        num_pages: int = 12,
+        selector: EntrySelector | None = None,
+        cache_format: CacheFormat = CacheFormat.FP32,
+        max_drafts: int = 0,
+    ) -> None:
         self.model = model
         self.selector = selector
-        layout = make_layout(model.config)
-        counts = {kind.name: num_pages for kind in layout.kinds}
-        self.manager = CacheManager(layout, counts)
-        self.cache = RankCache(layout, counts)
+        layout = make_layout(model.config, cache_format, max_drafts)
+        places = dict.fromkeys(KINDS, num_pages)
+        self.manager = CacheManager(CacheRules(device=places))
+        self.cache = RankCache(layout, places)
         self.builder = InputBuilder(model.config, layout)
         self.tokens: dict[int, Sequence[int]] = {}
         self.done: dict[int, int] = {}
+        self.written: dict[int, int] = {}
         self.finished: list[int] = []
         self.logits: dict[int, list[Tensor]] = {}
         self.num_steps = 0
@@ -37,6 +46,7 @@ class Driver:
         starts = []
         for sequence_id, tokens in (prompts or {}).items():
             self.tokens[sequence_id], self.done[sequence_id], self.logits[sequence_id] = tokens, 0, []
+            self.written[sequence_id] = 0
             starts.append(
                 SequenceStart(
                     sequence_id=sequence_id,
@@ -53,8 +63,13 @@ class Driver:
         for row, (begin, end) in zip(rows, inputs.logit_spans, strict=True):
             self.logits[row.sequence_id].append(logits[begin:end])
             self.done[row.sequence_id] += len(row.token_ids)
-            self.manager.trim(row.sequence_id, self.done[row.sequence_id])
+            self.written[row.sequence_id] = max(self.written[row.sequence_id], self.done[row.sequence_id])
         self.num_steps += 1
+
+    def take_back(self, sequence_id: int, count: int) -> None:
+        """The last tokens of the last step were drafts, and are rejected."""
+        self.done[sequence_id] -= count
+        self.logits[sequence_id][-1] = self.logits[sequence_id][-1][:-count]
 
     def finish(self, sequence_id: int) -> None:
         """Give a sequence's pages back; the rank hears of it with the next step."""
@@ -79,5 +94,10 @@ class Driver:
         assert grants is not None, "the driver has too few pages for this test"
         tokens = tuple(self.tokens[sequence_id][start : start + count])
         return PlanRow(
-            sequence_id=sequence_id, start=start, token_ids=tokens, grants=grants, wants_prompt_logprobs=True
+            sequence_id=sequence_id,
+            start=start,
+            token_ids=tokens,
+            num_written=self.written[sequence_id],
+            grants=grants,
+            wants_prompt_logprobs=True,
         )

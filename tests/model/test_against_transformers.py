@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from dsv4_kernels.cache import CacheRows
 from dsv4_kernels.dispatch import bind
 from hf_oracle import HfSource, hf_logits, make_oracle, random_tokens, tolerance
 from model_rig import Driver
@@ -47,7 +48,9 @@ class GivenEntries:
     def __init__(self, chosen: dict[int, Tensor]) -> None:
         self.chosen = chosen
 
-    def __call__(self, layer_id: int, query: Tensor, head_weights: Tensor, keys: Tensor, inputs: StepInputs) -> Tensor:
+    def __call__(
+        self, layer_id: int, query: Tensor, head_weights: Tensor, keys: CacheRows, inputs: StepInputs
+    ) -> Tensor:
         return self.chosen[layer_id][inputs.positions]
 
 
@@ -127,7 +130,9 @@ class RecordedEntries:
         self.model = model
         self.chosen = torch.empty(0)
 
-    def __call__(self, layer_id: int, query: Tensor, head_weights: Tensor, keys: Tensor, inputs: StepInputs) -> Tensor:
+    def __call__(
+        self, layer_id: int, query: Tensor, head_weights: Tensor, keys: CacheRows, inputs: StepInputs
+    ) -> Tensor:
         self.chosen = self.model.select(layer_id, query, head_weights, keys, inputs)
         return self.chosen
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from model_rig import Driver
 from torch import Tensor
 
-from dsv4_backend.config import Numerics
+from dsv4_backend.config import CacheFormat, Numerics
 from dsv4_backend.model import Transformer
 
 FIRST_BOUNDARY = 129  # behind one whole page, so that every ring and page edge has been crossed
@@ -109,3 +109,36 @@ def test_a_sequence_that_starts_again_elsewhere_gives_the_same_bits(numerics: Nu
     driver.step({2: 100}, {2: random_tokens(100, 24)})
     driver.step({1: PROMPT_TOKENS}, {1: tokens})
     assert torch.equal(driver.result(1), whole(numerics))
+
+
+@pytest.mark.parametrize("cache_format", list(CacheFormat), ids=lambda item: item.value)
+def test_every_cache_format_gives_prefill_and_decode_the_same_bits(
+    cache_format: CacheFormat, numerics: Numerics
+) -> None:
+    tokens = random_tokens(PROMPT_TOKENS, 21)
+    driver = Driver(tiny_model(numerics), cache_format=cache_format)
+    expected = driver.run(tokens)
+    assert torch.equal(driver.run(tokens, [127, 1, 2, 1, 1, *[1] * 9, PROMPT_TOKENS - 141]), expected)
+    assert torch.equal(expected, whole(numerics)) == (cache_format is CacheFormat.FP32)
+
+
+@pytest.mark.parametrize("max_drafts", [1, 3, 5])
+@pytest.mark.parametrize("cache_format", [CacheFormat.FP32, CacheFormat.PACKED_FP4INDEX], ids=lambda item: item.value)
+def test_tokens_that_were_taken_back_leave_no_trace(
+    max_drafts: int, cache_format: CacheFormat, numerics: Numerics
+) -> None:
+    """Wrong drafts after every token, at every offset of a page, some of them accepted."""
+    tokens, choose = random_tokens(PROMPT_TOKENS, 21), random.Random(max_drafts)
+    expected = Driver(tiny_model(numerics), cache_format=cache_format).run(tokens)
+    driver = Driver(tiny_model(numerics), cache_format=cache_format, max_drafts=max_drafts)
+    driver.step({0: 100}, {0: tokens})
+    while driver.done[0] < PROMPT_TOKENS - max_drafts - 1:
+        accepted = choose.randint(0, max_drafts)
+        first_wrong = driver.done[0] + 1 + accepted
+        driver.tokens[0] = [*tokens[:first_wrong], *random_tokens(max_drafts - accepted, first_wrong)]
+        driver.step({0: 1 + max_drafts})
+        if accepted < max_drafts:
+            driver.take_back(0, max_drafts - accepted)
+    driver.tokens[0] = tokens
+    driver.step({0: PROMPT_TOKENS - driver.done[0]})
+    assert torch.equal(driver.result(0), expected)

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dsv4_kernels.cache import CacheRows
 from dsv4_kernels.dispatch import bind
 from dsv4_kernels.ops import OpTable
+from dsv4_kernels.reference.cache import unpack_rows
 from dsv4_kernels.tensors import QuantTensor, WeightFormat, quantise_fp8_block, quantise_mxfp4, quantise_nvfp4
 from hf_oracle import HfSource, make_oracle, random_tokens, stored_fp32
 from model_rig import Driver
@@ -209,7 +211,7 @@ def test_head_reads_the_last_norm_unrounded(run: Recording) -> None:
 def test_window_keys_are_kept_in_fp8_groups_of_64_but_for_the_rotated_channels(run: Recording) -> None:
     nope = run.config.nope_dim
     computed = run.normed(run.layer.attn.kv_norm)
-    kept = run.uses("sparse_attention")[0].args[1][window_rows(run)]
+    kept = stored(run.uses("sparse_attention")[0].args[1].fresh)
     assert torch.equal(kept[:, :nope], fp8_oracle(computed[:, :nope].contiguous(), 64))
     assert torch.equal(kept[:, nope:], rotated_from(run, computed[:, nope:]))
 
@@ -228,7 +230,7 @@ def test_compressed_entries_are_kept_in_fp8_groups_of_64_but_for_the_rotated_cha
     run = recording(kind)
     nope = run.config.nope_dim
     computed = run.normed(compressors(run)[0].norm)
-    kept = cached(run, run.uses("sparse_attention")[0].args[3], len(computed))
+    kept = cached(run, run.uses("sparse_attention")[0].args[2].cache, len(computed))
     assert torch.equal(kept[:, :nope], fp8_oracle(computed[:, :nope].contiguous(), 64))
     assert torch.equal(kept[:, nope:], rotated_from(run, computed[:, nope:]))
 
@@ -304,16 +306,15 @@ def rotated_from(run: Recording, channels: Tensor) -> Tensor:
     return result
 
 
-def window_rows(run: Recording) -> Tensor:
-    """Cache row of every token: the last slot of its window is the token itself."""
-    rows: Tensor = run.uses("sparse_attention")[0].args[2][:, -1]
-    return rows
+def stored(cache: CacheRows) -> Tensor:
+    """What all rows of a cache are worth."""
+    return unpack_rows(cache, torch.arange(cache.num_rows))
 
 
-def cached(run: Recording, entries: Tensor, count: int) -> Tensor:
+def cached(run: Recording, entries: CacheRows, count: int) -> Tensor:
     """The first entries of the sequence; its pages were granted in ascending order from an empty pool."""
     assert count == NUM_TOKENS // next(layer.ratio for layer in run.config.layers)
-    return entries[:count]
+    return stored(entries)[:count]
 
 
 def test_the_recorded_shapes_span_several_groups() -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 from dsv4_kernels.dispatch import bind
 from hf_oracle import TINY, HfSource, make_oracle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsv4_backend.config import Numerics, parse_model_config
-from dsv4_backend.kv.layout import make_layout
-from dsv4_backend.kv.manager import CacheManager
-from dsv4_backend.model import BlockInputs, StepInputs, Transformer
-from dsv4_backend.records import PageGrant, PlanRow, SamplingParams, SequenceStart, StepPlan
+from dsv4_backend.config import CacheFormat, Numerics, parse_model_config
+from dsv4_backend.kv.layout import KINDS, make_layout
+from dsv4_backend.kv.manager import CacheManager, CacheRules
+from dsv4_backend.model import FoldInputs, PoolInputs, StepInputs, Transformer
+from dsv4_backend.records import PageCopy, PageGrant, PlanRow, SamplingParams, SequenceStart, StepPlan, Tier
 from dsv4_backend.runner.cache import RankCache
 from dsv4_backend.runner.inputs import InputBuilder
 
@@ -27,11 +28,18 @@ CSA_RATIO, HCA_RATIO = 4, 128
 class Rig:
     """A builder whose page tables are filled by a real cache manager."""
 
-    def __init__(self, num_pages: int = 24) -> None:
-        self.manager = CacheManager(LAYOUT, {kind.name: num_pages for kind in LAYOUT.kinds})
-        self.builder = InputBuilder(CONFIG, LAYOUT)
+    def __init__(self, num_pages: int = 24, max_drafts: int = 0) -> None:
+        self.manager = CacheManager(CacheRules(device=dict.fromkeys(KINDS, num_pages)))
+        self.builder = InputBuilder(CONFIG, make_layout(CONFIG, max_drafts=max_drafts))
         self.grants: dict[int, list[PageGrant]] = {}
         self.done: dict[int, int] = {}
+        self.written: dict[int, int] = {}
+        self.last: dict[int, int] = {}
+
+    def take_back(self, sequence_id: int, count: int) -> None:
+        """The last tokens were drafts."""
+        if count:
+            self.done[sequence_id] -= count
 
     def build(self, counts: Sequence[tuple[int, int]], **row_fields: Any) -> StepInputs:
         """Inputs of a step that computes the next tokens of each sequence; unknown sequences begin."""
@@ -43,41 +51,77 @@ class Rig:
             assert grants is not None
             self.grants.setdefault(sequence_id, []).extend(grants)
             tokens = tuple(range(begin, begin + count))
-            rows.append(PlanRow(sequence_id=sequence_id, start=begin, token_ids=tokens, grants=grants, **row_fields))
-            self.done[sequence_id] += count
+            written = self.written.get(sequence_id, 0)
+            row = {"sequence_id": sequence_id, "start": begin, "token_ids": tokens, "num_written": written}
+            rows.append(PlanRow(**row, grants=grants, **row_fields))
+            self.done[sequence_id], self.last[sequence_id] = begin + count, count
+            self.written[sequence_id] = max(written, begin + count)
         return self.builder.build(StepPlan(step=0, rows=tuple(rows), starts=starts))
 
     def row(self, sequence_id: int, kind: str, entry: int) -> int:
         """The cache row of an entry, found the slow way."""
-        spec = LAYOUT.kind(kind)
+        spec = LAYOUT.entry(kind)
         assert spec is not None
         block, offset = divmod(entry, spec.rows_per_page)
-        for grant in reversed(self.grants[sequence_id]):
-            if grant.kind == kind and grant.first_block <= block < grant.first_block + len(grant.page_ids):
+        for grant in self.grants[sequence_id]:
+            if grant.kind == "block" and grant.first_block <= block < grant.first_block + len(grant.page_ids):
                 return grant.page_ids[block - grant.first_block] * spec.rows_per_page + offset
         raise AssertionError(f"sequence {sequence_id} has no page for {kind} entry {entry}")
+
+    def state(self, sequence_id: int) -> int:
+        (state,) = [grant.page_ids[0] for grant in self.grants[sequence_id] if grant.kind == "state"]
+        return state
 
 
 def start_of(sequence_id: int) -> SequenceStart:
     return SequenceStart(sequence_id=sequence_id, token_ids=(), num_prompt_tokens=0, sampling=SamplingParams())
 
 
-class Positions:
-    """A ring that holds (sequence, position) where the model holds channels."""
+Owner = tuple[int, int]
+
+
+class Rings:
+    """Rings and folded states that hold (sequence, position) where the model holds channels."""
 
     def __init__(self) -> None:
-        self.rows: dict[int, tuple[int, int]] = {}
+        self.window: dict[int, Owner] = {}
+        self.pool: dict[int, Owner] = {}
+        self.raw: dict[int, Owner] = {}
+        self.folded: dict[int, list[Owner]] = {}
 
-    def sources(self, blocks: BlockInputs, owners: Sequence[tuple[int, int]]) -> list[list[tuple[int, int] | None]]:
+    def pooled(self, blocks: PoolInputs, owners: Sequence[Owner]) -> list[list[Owner | None]]:
         """What each slot of each closing block reads; then the ring takes this step's tokens."""
         found = []
         for tokens, rows in zip(blocks.source_tokens.tolist(), blocks.source_rows.tolist(), strict=True):
             assert all(token < 0 or row < 0 for token, row in zip(tokens, rows, strict=True))
             slots = zip(tokens, rows, strict=True)
-            found.append([owners[t] if t >= 0 else self.rows[r] if r >= 0 else None for t, r in slots])
-        for token, row in zip(blocks.ring_tokens.tolist(), blocks.ring_rows.tolist(), strict=True):
-            self.rows[row] = owners[token]
+            found.append([owners[t] if t >= 0 else self.pool[r] if r >= 0 else None for t, r in slots])
+        _take(self.pool, blocks, owners)
         return found
+
+    def closed(self, blocks: FoldInputs, owners: Sequence[Owner]) -> list[list[Owner]]:
+        """What each closing block was folded from; then states and raw rows take what they take."""
+        rows, runs, found = [*owners, *(self.raw[row] for row in blocks.raw_rows.tolist())], blocks.runs, []
+        offsets = runs.offsets.tolist()
+        for run, (begin, end) in enumerate(zip(runs.begins.tolist(), runs.ends.tolist(), strict=True)):
+            before = self.folded[begin] if begin >= 0 else []
+            folded = before + [rows[source] for source in runs.sources[offsets[run] : offsets[run + 1]].tolist()]
+            if end < 0:
+                found.append(folded)
+            else:
+                self.folded[end] = folded
+        _take(self.raw, blocks, owners)
+        return found
+
+    def seen(self, inputs: StepInputs, token: int, owners: Sequence[Owner]) -> list[Owner | None]:
+        """What the window of a token shows."""
+        rows = inputs.window_rows[token].tolist()
+        return [None if row == -1 else self.window[row] if row >= 0 else owners[-2 - row] for row in rows]
+
+
+def _take(ring: dict[int, Owner], kept: PoolInputs | FoldInputs | StepInputs, owners: Sequence[Owner]) -> None:
+    for token, row in zip(kept.ring_tokens.tolist(), kept.ring_rows.tolist(), strict=True):
+        ring[row] = owners[token]
 
 
 STEPS = st.lists(
@@ -87,25 +131,39 @@ STEPS = st.lists(
 )
 
 
-@given(steps=STEPS)
-def test_every_block_reads_exactly_its_own_positions(steps: list[dict[int, int]]) -> None:
-    rig, rings = Rig(64), {CSA_RATIO: Positions(), HCA_RATIO: Positions()}
+@given(steps=STEPS, max_drafts=st.sampled_from([0, 1, 5]), data=st.data())
+def test_every_token_and_block_reads_exactly_its_own_positions(
+    steps: list[dict[int, int]], max_drafts: int, data: st.DataObject
+) -> None:
+    """Also when the last tokens of a step are taken back by the next one, again and again."""
+    rig, rings = Rig(64, max_drafts), Rings()
     for step in steps:
+        for sequence in step:
+            most = min(max_drafts, rig.last.get(sequence, 1) - 1)
+            rig.take_back(sequence, data.draw(st.integers(0, most)) if most > 0 else 0)
         begun = {sequence: rig.done.get(sequence, 0) for sequence in step}
         inputs = rig.build(list(step.items()))
         owners = [(s, begun[s] + offset) for s, count in step.items() for offset in range(count)]
-        for ratio, blocks, overlap in ((CSA_RATIO, inputs.csa, CSA_RATIO), (HCA_RATIO, inputs.hca, 0)):
-            assert blocks is not None
-            closing = [(s, i) for s in step for i in range(begun[s] // ratio, rig.done[s] // ratio)]
-            expected = [
-                [(s, p) if p >= 0 else None for p in range(i * ratio - overlap, (i + 1) * ratio)] for s, i in closing
-            ]
-            assert rings[ratio].sources(blocks, owners) == expected
-            assert blocks.positions.tolist() == [i * ratio for _, i in closing]
+        assert inputs.csa is not None and inputs.hca is not None
+        for token in {0, len(owners) // 2, len(owners) - 1}:
+            sequence, position = owners[token]
+            window = range(position - CONFIG.window + 1, position + 1)
+            assert rings.seen(inputs, token, owners) == [(sequence, p) if p >= 0 else None for p in window]
+        _take(rings.window, inputs, owners)
+        closing = [(s, i) for s in step for i in range(begun[s] // CSA_RATIO, rig.done[s] // CSA_RATIO)]
+        assert rings.pooled(inputs.csa, owners) == [
+            [(s, p) if p >= 0 else None for p in range((i - 1) * CSA_RATIO, (i + 1) * CSA_RATIO)] for s, i in closing
+        ]
+        assert inputs.csa.positions.tolist() == [i * CSA_RATIO for _, i in closing]
+        closing = [(s, i) for s in step for i in range(begun[s] // HCA_RATIO, rig.done[s] // HCA_RATIO)]
+        assert rings.closed(inputs.hca, owners) == [
+            [(s, p) for p in range(i * HCA_RATIO, (i + 1) * HCA_RATIO)] for s, i in closing
+        ]
+        assert inputs.hca.positions.tolist() == [i * HCA_RATIO for _, i in closing]
 
 
 @given(steps=STEPS)
-def test_every_token_reads_its_window_and_its_visible_entries(steps: list[dict[int, int]]) -> None:
+def test_every_token_reads_its_visible_entries(steps: list[dict[int, int]]) -> None:
     rig = Rig(64)
     for step in steps:
         begun = {sequence: rig.done.get(sequence, 0) for sequence in step}
@@ -113,19 +171,16 @@ def test_every_token_reads_its_window_and_its_visible_entries(steps: list[dict[i
         owners = [(s, begun[s] + offset) for s, count in step.items() for offset in range(count)]
         for token in {0, len(owners) // 2, len(owners) - 1}:
             sequence, position = owners[token]
-            window = [
-                rig.row(sequence, "window", p) if p >= 0 else -1
-                for p in range(position - CONFIG.window + 1, position + 1)
-            ]
-            assert inputs.window_rows[token].tolist() == window
             entries = [rig.row(sequence, "hca", i) for i in range((position + 1) // HCA_RATIO)]
             assert [row for row in inputs.hca_rows[token].tolist() if row >= 0] == entries
             assert int(inputs.num_visible[token]) == (position + 1) // CSA_RATIO
 
 
-def test_a_token_is_written_where_its_window_ends() -> None:
-    inputs = Rig().build([(1, 130), (2, 3)])
-    assert inputs.window_write_rows.tolist() == inputs.window_rows[:, -1].tolist()
+def test_a_row_of_a_ring_belongs_to_the_state_of_its_sequence() -> None:
+    rig = Rig()
+    inputs = rig.build([(1, 130), (2, 3)])
+    rows = [rig.state(1) * 128 + position % 128 for position in range(2, 130)]
+    assert inputs.ring_rows.tolist() == rows + [rig.state(2) * 128 + position for position in range(3)]
 
 
 def test_entries_of_each_sequence_cover_every_closed_block() -> None:
@@ -163,7 +218,7 @@ def test_a_finished_sequence_leaves_no_page_table() -> None:
 def test_a_model_without_compressed_layers_needs_no_block_inputs() -> None:
     config = parse_model_config(TINY | {"compress_ratios": [0, 0, 0, 0]})
     layout = make_layout(config)
-    grants = CacheManager(layout, {"window": 4}).reserve(1, 3) or ()
+    grants = CacheManager(CacheRules(device=dict.fromkeys(KINDS, 4))).reserve(1, 3) or ()
     row = PlanRow(sequence_id=1, start=0, token_ids=(1, 2, 3), grants=grants)
     inputs = InputBuilder(config, layout).build(StepPlan(step=0, rows=(row,), starts=(start_of(1),)))
     assert (inputs.csa, inputs.hca, inputs.csa_tables, inputs.hca_rows.shape[1]) == (None, None, (), 0)
@@ -172,12 +227,31 @@ def test_a_model_without_compressed_layers_needs_no_block_inputs() -> None:
 def test_a_step_that_wants_no_logits_gives_none() -> None:
     oracle, config = make_oracle(41)
     model = Transformer.load(config, HfSource(oracle), bind("cpu"), Numerics.PLAIN)
-    cache = RankCache(LAYOUT, {kind.name: 24 for kind in LAYOUT.kinds})
+    cache = RankCache(LAYOUT, dict.fromkeys(KINDS, 24))
     logits = model.forward(Rig().build([(1, 3)], is_sampled=False), cache)
     assert logits.shape == (0, config.vocab_size)
 
 
-def test_the_cache_takes_the_bytes_that_the_layout_names() -> None:
-    cache = RankCache(LAYOUT, {kind.name: 3 for kind in LAYOUT.kinds})
-    assert cache.num_bytes == 3 * sum(kind.page_bytes for kind in LAYOUT.kinds)
-    assert cache.window(0).dtype == torch.float32
+@pytest.mark.parametrize("cache_format", list(CacheFormat))
+@pytest.mark.parametrize("max_drafts", [0, 5])
+def test_the_cache_takes_the_bytes_that_the_layout_names(cache_format: CacheFormat, max_drafts: int) -> None:
+    layout = make_layout(CONFIG, cache_format, max_drafts)
+    cache = RankCache(layout, {"block": 3, "state": 2})
+    assert cache.num_bytes == 3 * layout.page_bytes + 2 * layout.state_bytes
+
+
+def test_copies_between_places_and_tiers_keep_every_byte() -> None:
+    layout = make_layout(CONFIG, CacheFormat.PACKED_FP4INDEX, 2)
+    cache = RankCache(layout, {"block": 3, "state": 3}, {"block": 2, "state": 2})
+    parts = [part for kind in KINDS for part in cache._device.parts[kind]]
+    for part in parts:
+        part.at(1).copy_(torch.randint(1, 99, part.at(1).shape))
+    for kind in KINDS:
+        cache.copy(
+            [
+                PageCopy(kind=kind, source=1, target=0, target_tier=Tier.HOST),
+                PageCopy(kind=kind, source=0, target=2, source_tier=Tier.HOST),
+                PageCopy(kind=kind, source=2, target=0),
+            ]
+        )
+    assert all(torch.equal(part.at(0), part.at(1)) and torch.equal(part.at(2), part.at(1)) for part in parts)

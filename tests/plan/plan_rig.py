@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 
+from dsv4_backend.config import CacheFormat
 from dsv4_backend.plan.bundled import bundled_config
 from dsv4_backend.plan.cost import ModelCost
 from dsv4_backend.plan.deepseek_v4 import model_cost
-from dsv4_backend.plan.formats import CacheFormat, HcaState
+from dsv4_backend.plan.formats import HcaState
 
 
 @cache

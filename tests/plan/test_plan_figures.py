@@ -11,12 +11,13 @@ from plan_rig import cost
 
 from dsv4_backend.checkpoint.inspect import inspect_checkpoint
 from dsv4_backend.checkpoint.layout import layout_of
-from dsv4_backend.config import load_model_config
+from dsv4_backend.config import CacheFormat, load_model_config
+from dsv4_backend.kv.layout import make_layout
 from dsv4_backend.parallel import Mesh
 from dsv4_backend.plan.bundled import bundled_config
 from dsv4_backend.plan.cost import WEIGHTING, CacheTerm, Operation
 from dsv4_backend.plan.deepseek_v4 import weight_groups
-from dsv4_backend.plan.formats import CacheFormat, HcaState, entry_bytes
+from dsv4_backend.plan.formats import HcaState, entry_bytes
 from dsv4_backend.plan.hardware import Precision
 from dsv4_backend.plan.rivals import deepseek_v32, dense_gqa
 
@@ -65,11 +66,13 @@ def test_the_fixed_bytes_of_a_sequence_are_those_of_the_facts(name: str, hca_sta
     assert cost(name, hca_state=hca_state).fixed_bytes / 1e6 == pytest.approx(megabytes, abs=0.06)
 
 
-@pytest.mark.parametrize(("name", "num_layers", "num_csa"), [("pro", 61, 30), ("flash", 43, 21)])
-def test_a_snapshot_holds_the_windows_and_twenty_kilobytes_for_each_csa_layer(
-    name: str, num_layers: int, num_csa: int
-) -> None:
-    assert cost(name).snapshot_bytes == num_layers * 128 * 584 + num_csa * 20 * 1024
+@pytest.mark.parametrize("name", ["pro", "flash"])
+def test_the_plan_counts_what_the_cache_allocates(name: str) -> None:
+    config = bundled_config(name)
+    assert config is not None
+    layout = make_layout(config, CacheFormat.PACKED_FP4INDEX)
+    planned = cost(name, hca_state="online")
+    assert (planned.snapshot_bytes, planned.marginal_bytes) == (layout.state_bytes, layout.page_bytes / 128)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from library import Answer, Counts, answer, answer_together, open_engine, prompt
 
-from dsv4_backend.config import Numerics
+from dsv4_backend.config import CacheFormat, Numerics
 from dsv4_backend.records import Prompt
 
 OFFSETS = (1, 2, 3, 4, 5, 63, 126, 127, 128)
@@ -72,6 +72,22 @@ def test_answers_under_pressure_equal_fresh_ones(random_checkpoint: Path, numeri
         found = [item for _ in range(3) for item in answer_together(engine, branches)]
     assert bits(found) == bits(fresh * 3)
     assert metrics.counts["dsv4_preemptions_total"] > 0 and metrics.counts["dsv4_cached_tokens_total"] > 0
+
+
+@pytest.mark.parametrize("cache_format", [CacheFormat.FP32, CacheFormat.PACKED_FP4INDEX], ids=lambda item: item.value)
+def test_texts_that_come_back_from_host_memory_equal_fresh_ones(
+    random_checkpoint: Path, numerics: Numerics, cache_format: CacheFormat
+) -> None:
+    """Three times as many pages as the device has, so that nothing is found there the second time."""
+    offsets = (1, 3, 4, 5, 60, 127, 128, 129)
+    texts = [prompt(256 + offset, salt=offset, max_tokens=6) for offset in offsets]
+    settings = {"numerics": numerics, "cache_format": cache_format, "cache_tokens": 1024}
+    with open_engine(random_checkpoint, prefix_cache=False, **settings) as engine:
+        fresh = [answer(engine, item) for item in texts]
+    with open_engine(random_checkpoint, host_cache_tokens=4096, **settings) as engine:
+        found = [answer(engine, item) for _ in range(3) for item in texts]
+    assert bits(found) == bits(fresh * 3)
+    assert [cached(item) for item in found[len(texts) :]] == [256] * 6 + [256, 384] + [256] * 6 + [256, 384]
 
 
 def test_another_tenant_computes_everything(random_checkpoint: Path) -> None:

@@ -7,24 +7,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from dsv4_backend.config import ServingConfig
-from dsv4_backend.kv.layout import CacheLayout, KindSpec
-from dsv4_backend.kv.manager import CacheManager, PrefixRules, page_counts
+from dsv4_backend.kv.manager import CacheManager, cache_rules
 from dsv4_backend.records import Prompt, Request, RowResult, SamplingParams, StepPlan, StepResult
 from dsv4_backend.scheduler.budget import chunk_tokens, fair_shares
 from dsv4_backend.scheduler.queue import STARVATION_S
 from dsv4_backend.scheduler.reasoning import ReasoningBudget, ThinkTokens
 from dsv4_backend.scheduler.scheduler import Scheduler
 from dsv4_backend.scheduler.sequence import Sequence
-
-LAYOUT = CacheLayout(
-    kinds=(
-        KindSpec(name="window", layer_ids=(0,), rows_per_page=128, width=4, element_bytes=4, is_windowed=True),
-        KindSpec(name="csa", layer_ids=(0,), rows_per_page=32, width=4, element_bytes=4),
-        KindSpec(name="state", layer_ids=(0,), rows_per_page=1, width=4, element_bytes=4, is_fixed=True),
-    ),
-    rings=(),
-    window=128,
-)
 
 
 def _sequence(number: int, num_prompt: int, *, priority: int = 0, arrival_s: float = 0.0) -> Sequence:
@@ -38,7 +27,7 @@ def _sequence(number: int, num_prompt: int, *, priority: int = 0, arrival_s: flo
 
 def _scheduler(**settings: int) -> Scheduler:
     config = ServingConfig(**{"max_step_tokens": 256, "max_sequences": 4, "cache_tokens": 1024} | settings)  # type: ignore[arg-type]
-    return Scheduler(config, CacheManager(LAYOUT, page_counts(LAYOUT, config), PrefixRules(is_on=config.prefix_cache)))
+    return Scheduler(config, CacheManager(cache_rules(config)))
 
 
 def _run(plan: StepPlan, token_id: int = 7) -> StepResult:

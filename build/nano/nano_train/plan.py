@@ -14,8 +14,9 @@ from nano_train.config import CHUNK
 class Stage:
     """Part of a run, up to a share of its steps.
 
-    Rule: a row holds row_tokens tokens; no document is longer than `longest`; recalled lists have about `recalled` tokens and
-          the weight `recall` among the families; a conversation has at most `tools` tools and `requests` requests.
+    Rule: a row holds row_tokens tokens; no document is longer than `longest`; recalled lists have about `recalled`
+          tokens and the weight `recall` among the families; a conversation has at most `tools` tools and `requests`
+          requests.
     """
 
     until: float

@@ -1,7 +1,7 @@
 // index_select and sparse_attention.
 #include <algorithm>
 #include <vector>
-#include "lanes.h"
+#include "rows.h"
 
 using namespace lanes;
 
@@ -37,14 +37,30 @@ void keep_best(float* scores, long n, long k, int64_t* out) {
   std::copy(index.begin(), index.begin() + k, out);
 }
 
-// Pointers to the rows that are not -1, appended in order; false if one lies outside the cache.
-bool gather(const float* cache, const int64_t* rows, long n, long num_cache_rows, long D, std::vector<const float*>& out) {
-  for (long i = 0; i < n; i++) {
-    if (rows[i] >= num_cache_rows) return false;
-    if (rows[i] >= 0) out.push_back(cache + rows[i] * D);
+// The rows that one token attends to. Plain rows are read where they stand, the others are unpacked here.
+class Gathered {
+ public:
+  std::vector<const float*> kv;
+
+  void begin(long most, long width) {
+    kv.clear();
+    if ((long)unpacked_.size() < most * width) unpacked_.resize(most * width);
+    next_ = unpacked_.data();
   }
-  return true;
-}
+
+  // Appends a row; false if it lies outside the cache.
+  bool add(const CacheRows& cache, int64_t row) {
+    if (row >= cache.count) return false;
+    const float* values = rows::read(cache, row, next_);
+    if (values == next_) next_ += cache.width;
+    kv.push_back(values);
+    return true;
+  }
+
+ private:
+  std::vector<float> unpacked_;
+  float* next_ = nullptr;
+};
 
 // Scores of a block of heads to e^(s - m), and the sum of each head's row including the sink.
 void softmax_rows(float* scores, long stride, long J, const float* sink, long heads, float scale, float* total) {
@@ -81,35 +97,44 @@ void mix_channels(const float* p, long stride, const std::vector<const float*>& 
 }
 
 struct Scratch {
-  std::vector<const float*> kv;
+  Gathered rows;
   std::vector<float> scores;
 };
 
+// A token's window and entries in their order; false if a row lies outside its cache.
+bool gather(const CacheRows& ring, const CacheRows& fresh, const int64_t* window, long W, const CacheRows* entries,
+            const int64_t* chosen, long K, Gathered& out) {
+  out.begin(W + K, ring.width);
+  bool is_inside = true;
+  for (long i = 0; i < W; i++)
+    if (window[i] != -1) is_inside &= window[i] >= 0 ? out.add(ring, window[i]) : out.add(fresh, -2 - window[i]);
+  for (long i = 0; i < K; i++)
+    if (chosen[i] >= 0) is_inside &= out.add(*entries, chosen[i]);
+  return is_inside;
+}
+
 // One token, one block of up to four heads.
 void attend(const float* query, const float* sink, float* out, long heads, long D, float scale, Scratch& scratch) {
-  const long J = (long)scratch.kv.size();
+  const std::vector<const float*>& kv = scratch.rows.kv;
+  const long J = (long)kv.size();
   scratch.scores.assign(HEAD_BLOCK * J, 0.0f);
   float *scores = scratch.scores.data(), total[HEAD_BLOCK];
   const float* rows[HEAD_BLOCK];
   for (long h = 0; h < heads; h++) rows[h] = query + h * D;
-  panel(rows, heads, scratch.kv.data(), J, D, [&](long h, long j, float v) { scores[h * J + j] = v; });
+  panel(rows, heads, kv.data(), J, D, [&](long h, long j, float v) { scores[h * J + j] = v; });
   softmax_rows(scores, J, J, sink, heads, scale, total);
   long d = 0;
   for (; d + CHANNEL_BLOCK * WIDTH <= D; d += CHANNEL_BLOCK * WIDTH)
-    mix_channels<CHANNEL_BLOCK>(scores, J, scratch.kv, total, out, heads, d, WIDTH, D);
-  for (; d < D; d += WIDTH) mix_channels<1>(scores, J, scratch.kv, total, out, heads, d, std::min(WIDTH, D - d), D);
+    mix_channels<CHANNEL_BLOCK>(scores, J, kv, total, out, heads, d, WIDTH, D);
+  for (; d < D; d += WIDTH) mix_channels<1>(scores, J, kv, total, out, heads, d, std::min(WIDTH, D - d), D);
 }
 }  // namespace
 
 // Returns 0, or 1 if a row lies outside the cache or more entries are visible than rows are given.
-API int dsv4_index_select(const float* query, const float* weights, const float* cache, const int64_t* rows,
-                          const int64_t* num_visible, int64_t* out, long T, long H, long D, long C, long R, long K,
-                          int threads) {
-  std::vector<const float*> keys(C);
-  for (long i = 0; i < C; i++) {
-    if (rows[i] < 0 || rows[i] >= R) return 1;
-    keys[i] = cache + rows[i] * D;
-  }
+API int dsv4_index_select(const float* query, const float* weights, const CacheRows* cache, const int64_t* rows,
+                          const int64_t* num_visible, int64_t* out, long T, long H, long D, long C, long K, int threads) {
+  for (long i = 0; i < C; i++)
+    if (rows[i] < 0 || rows[i] >= cache->count) return 1;
   for (long t = 0; t < T; t++)
     if (num_visible[t] > C) return 1;
   const long step = std::max(1L, SCORE_ROOM / std::max(1L, C)), tiles = (C + ENTRY_TILE - 1) / ENTRY_TILE;
@@ -118,14 +143,18 @@ API int dsv4_index_select(const float* query, const float* weights, const float*
     const long last = std::min(T, first + step);
 #pragma omp parallel num_threads(threads) if ((last - first) * C * H * D > PARALLEL_WORK)
     {
-#pragma omp for collapse(2) schedule(dynamic, 4)
-      for (long t = first; t < last; t++)
-        for (long i = 0; i < tiles; i++) {
-          const long e = i * ENTRY_TILE, n = std::min(ENTRY_TILE, num_visible[t] - e);
+      std::vector<float> unpacked(ENTRY_TILE * D);
+      const float* keys[ENTRY_TILE];
+#pragma omp for schedule(dynamic, 1)
+      for (long i = 0; i < tiles; i++) {  // a tile is unpacked once for all tokens of this round
+        const long e = i * ENTRY_TILE, held = std::min(ENTRY_TILE, C - e);
+        for (long j = 0; j < held; j++) keys[j] = rows::read(*cache, rows[e + j], unpacked.data() + j * D);
+        for (long t = first; t < last; t++) {
+          const long n = std::min(held, num_visible[t] - e);
           if (num_visible[t] > K && n > 0)
-            score_entries(query + t * H * D, weights + t * H, keys.data() + e, n, scores.data() + (t - first) * C + e, H,
-                          D);
+            score_entries(query + t * H * D, weights + t * H, keys, n, scores.data() + (t - first) * C + e, H, D);
         }
+      }
 #pragma omp for schedule(dynamic, 1)
       for (long t = first; t < last; t++) {
         const long visible = num_visible[t];
@@ -140,10 +169,10 @@ API int dsv4_index_select(const float* query, const float* weights, const float*
   return 0;
 }
 
-// Returns 0, or 1 if a row lies outside its cache.
-API int dsv4_sparse_attention(const float* query, const float* window_cache, const int64_t* window_rows,
-                              const float* entry_cache, const int64_t* entry_rows, const float* sink, float* out, long T,
-                              long H, long D, long W, long K, long R, long R2, float scale, int threads) {
+// Returns 0, or 1 if a row lies outside its cache. A window row w <= -2 is row -2 - w of `fresh`.
+API int dsv4_sparse_attention(const float* query, const CacheRows* ring, const CacheRows* fresh, const int64_t* window,
+                              const CacheRows* entries, const int64_t* chosen, const float* sink, float* out, long T,
+                              long H, long D, long W, long K, float scale, int threads) {
   const long blocks = (H + HEAD_BLOCK - 1) / HEAD_BLOCK;
   int failed = 0;
 #pragma omp parallel num_threads(threads) if (T * H * D * (W + K) > PARALLEL_WORK)
@@ -155,9 +184,7 @@ API int dsv4_sparse_attention(const float* query, const float* window_cache, con
       for (long b = 0; b < blocks; b++) {
         if (gathered != t) {
           gathered = t;
-          scratch.kv.clear();
-          failed |= !gather(window_cache, window_rows + t * W, W, R, D, scratch.kv);
-          failed |= K > 0 && !gather(entry_cache, entry_rows + t * K, K, R2, D, scratch.kv);
+          failed |= !gather(*ring, *fresh, window + t * W, W, entries, chosen + t * K, K, scratch.rows);
         }
         const long h = b * HEAD_BLOCK;
         attend(query + (t * H + h) * D, sink + h, out + (t * H + h) * D, std::min(HEAD_BLOCK, H - h), D, scale, scratch);

@@ -23,8 +23,10 @@ SIGNATURES = {
     "dsv4_hyper_head": "pppp p lll ff i",
     "dsv4_route": "ppp pp lllf i",
     "dsv4_moe": "pppp pp pppp lllll fi i",
-    "dsv4_index_select": "ppppp p llllll i",
-    "dsv4_sparse_attention": "pppppp p lllllll f i",
+    "dsv4_compress_fold": "ppppppp p ll i",
+    "dsv4_pack_rows": "p p lllll i",
+    "dsv4_index_select": "ppppp p lllll i",
+    "dsv4_sparse_attention": "ppppppp p lllll f i",
 }
 TYPES = {"p": c_void_p, "l": c_long, "f": c_float, "i": c_int}
 WITH_STATUS = ("dsv4_route", "dsv4_moe", "dsv4_index_select", "dsv4_sparse_attention")

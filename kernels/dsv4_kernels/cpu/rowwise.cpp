@@ -1,5 +1,5 @@
 // Operators on rows that have no weight matrix: norm, rotation, round trips, Hadamard, pooling.
-#include "rounding.h"
+#include "rows.h"
 
 using namespace lanes;
 
@@ -71,4 +71,51 @@ API void dsv4_compress_pool(const float* values, const float* gates, float* y, l
       }
       store_run(y + b * D + d, mean / total, n);
     });
+}
+
+// values, gates [N, D]; states [slots, 3, D] = maximum, denominator, weighted sum; run g folds the rows
+// sources[offsets[g] .. offsets[g + 1]) into begins[g] and stores ends[g], or the next entry where that is -1.
+// Channels are shared out over threads, runs stay in order: later runs read what earlier ones have stored.
+API void dsv4_compress_fold(const float* values, const float* gates, float* states, const int64_t* begins,
+                            const int64_t* offsets, const int64_t* sources, const int64_t* ends, float* entries, long G,
+                            long D, int threads) {
+  const long blocks = (D + WIDTH - 1) / WIDTH;
+#pragma omp parallel for schedule(static) num_threads(threads) if (offsets[G] * D > PARALLEL_WORK / 4)
+  for (long block = 0; block < blocks; block++) {
+    const long d = block * WIDTH, n = D - d < WIDTH ? D - d : WIDTH;
+    float* out = entries + d;
+    for (long g = 0; g < G; g++) {
+      f16 top = splat(-INFINITY), total = splat(0.0f), mean = splat(0.0f);
+      if (begins[g] >= 0) {
+        const float* state = states + begins[g] * 3 * D + d;
+        top = load_run(state, n), total = load_run(state + D, n), mean = load_run(state + 2 * D, n);
+      }
+      for (long i = offsets[g]; i < offsets[g + 1]; i++) {
+        const f16 gate = load_run(gates + sources[i] * D + d, n), value = load_run(values + sources[i] * D + d, n);
+        const f16 higher = max(top, gate), kept = exp(top - higher), weight = exp(gate - higher);
+        total = fma(total, kept, weight);
+        mean = fma(mean, kept, weight * value);
+        top = higher;
+      }
+      if (ends[g] < 0) {
+        store_run(out, mean / total, n);
+        out += D;
+      } else {
+        float* state = states + ends[g] * 3 * D + d;
+        store_run(state, top, n), store_run(state + D, total, n), store_run(state + 2 * D, mean, n);
+      }
+    }
+  }
+}
+
+// x [N, width] to rows of `bytes` bytes in one of the formats that are not plain casts.
+API void dsv4_pack_rows(const float* x, uint8_t* y, long N, long bytes, long format, long width, long rope, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (N * width > PARALLEL_WORK)
+  for (long i = 0; i < N; i++) {
+    const float* in = x + i * width;
+    uint8_t* out = y + i * bytes;
+    if (format == rows::PACKED) rows::pack_packed(in, width - rope, rope, out);
+    else if (format == rows::FP8) rows::pack_fp8(in, width, out);
+    else rows::pack_fp4(in, width, out);
+  }
 }

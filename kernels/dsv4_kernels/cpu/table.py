@@ -8,10 +8,35 @@ import math
 import torch
 from torch import Tensor
 
+from dsv4_kernels.cache import CacheRows, EntryRows, WindowRows
 from dsv4_kernels.errors import ShapeError, require
-from dsv4_kernels.tensors import ExpertWeights, LinearWeight
+from dsv4_kernels.reference.cache import pack_rows
+from dsv4_kernels.rows import RowFormat, RowSpec
+from dsv4_kernels.tensors import ExpertWeights, FoldRuns, LinearWeight
 
 SCRATCH_FLOATS = 1 << 24  # of `moe`: more tokens than fit are computed in pieces, which changes no bit
+
+
+FORMAT_CODES = {name: code for code, name in enumerate(RowFormat)}  # the order of rows.h
+CASTS = (RowFormat.FP32, RowFormat.BF16)
+
+
+class _Rows(ctypes.Structure):
+    """`CacheRows` of rows.h."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("count", "bytes", "format", "width", "rope")),
+    )
+
+    @classmethod
+    def of(cls, what: str, cache: CacheRows, width: int) -> _Rows:
+        """Describe a cache whose rows go with vectors of this width."""
+        spec = cache.spec
+        require(spec.width == width, f"{what} has rows of width {spec.width} but must have {width}.")
+        return cls(
+            cache.data.data_ptr(), cache.num_rows, spec.row_bytes, FORMAT_CODES[spec.format], width, spec.rope_dim
+        )
 
 
 def _f32(x: Tensor, *dims: int) -> Tensor:
@@ -246,48 +271,72 @@ class CpuOps:
         self._c.dsv4_compress_pool(values.data_ptr(), gates.data_ptr(), y.data_ptr(), *dims, torch.get_num_threads())
         return y
 
+    def compress_fold(self, values: Tensor, gates: Tensor, states: Tensor, runs: FoldRuns) -> Tensor:
+        """As `ops.CompressFold`."""
+        values = _f32(values, 2)
+        rows, width = values.shape
+        gates = _shaped("gates", gates, rows, width)
+        require(states.is_contiguous(), "states must be contiguous: they are written in place.")
+        states = _shaped("states", states, states.shape[0], 3, width)
+        num_runs = runs.begins.shape[0]
+        begins, ends = _i64(runs.begins, (num_runs,)), _i64(runs.ends, (num_runs,))
+        offsets, sources = _i64(runs.offsets, (num_runs + 1,)), _i64(runs.sources, (runs.sources.shape[0],))
+        entries = torch.empty(int((ends < 0).sum()), width)
+        inputs = (t.data_ptr() for t in (values, gates, states, begins, offsets, sources, ends))
+        self._c.dsv4_compress_fold(*inputs, entries.data_ptr(), num_runs, width, torch.get_num_threads())
+        return entries
+
+    def pack_rows(self, values: Tensor, spec: RowSpec) -> CacheRows:
+        """As `ops.PackRows`; plain casts are torch's."""
+        if spec.format in CASTS:
+            return pack_rows(values, spec)
+        values = _shaped("values", values, values.shape[0], spec.width)
+        data = torch.empty(values.shape[0], spec.row_bytes, dtype=torch.uint8)
+        dims = (values.shape[0], spec.row_bytes, FORMAT_CODES[spec.format], spec.width, spec.rope_dim)
+        self._c.dsv4_pack_rows(values.data_ptr(), data.data_ptr(), *dims, torch.get_num_threads())
+        return CacheRows(data, spec)
+
     def index_select(
-        self, query: Tensor, head_weights: Tensor, cache: Tensor, rows: Tensor, num_visible: Tensor, k: int
+        self, query: Tensor, head_weights: Tensor, cache: CacheRows, rows: Tensor, num_visible: Tensor, k: int
     ) -> Tensor:
         """As `ops.IndexSelect`."""
         query = _f32(query, 3)
         tokens, heads, width = query.shape
         head_weights = _shaped("head_weights", head_weights, tokens, heads)
-        cache = _shaped("cache", cache, cache.shape[0], width)
+        keys = _Rows.of("cache", cache, width)
         rows, num_visible = _i64(rows, (rows.shape[0],)), _i64(num_visible, (tokens,))
         chosen = torch.empty(tokens, k, dtype=torch.int64)
-        inputs = (t.data_ptr() for t in (query, head_weights, cache, rows, num_visible))
-        dims = (tokens, heads, width, rows.shape[0], cache.shape[0], k)
-        failed = self._c.dsv4_index_select(*inputs, chosen.data_ptr(), *dims, torch.get_num_threads())
-        require(not failed, f"a row is outside the cache of {dims[4]}, or more than {dims[3]} entries are visible.")
+        inputs = (query.data_ptr(), head_weights.data_ptr(), ctypes.byref(keys), rows.data_ptr())
+        dims = (tokens, heads, width, rows.shape[0], k)
+        outputs = (num_visible.data_ptr(), chosen.data_ptr())
+        failed = self._c.dsv4_index_select(*inputs, *outputs, *dims, torch.get_num_threads())
+        require(
+            not failed, f"a row is outside the cache of {cache.num_rows}, or more than {dims[3]} entries are visible."
+        )
         return chosen
 
     def sparse_attention(
-        self,
-        query: Tensor,
-        window_cache: Tensor,
-        window_rows: Tensor,
-        entry_cache: Tensor | None,
-        entry_rows: Tensor | None,
-        sink: Tensor,
-        scale: float,
+        self, query: Tensor, window: WindowRows, entries: EntryRows | None, sink: Tensor, scale: float
     ) -> Tensor:
         """As `ops.SparseAttention`."""
         query = _f32(query, 3)
         tokens, heads, width = query.shape
-        window = _shaped("window_cache", window_cache, window_cache.shape[0], width)
-        window_rows = _i64(window_rows, (tokens, window_rows.shape[1]))
-        pointers: tuple[int | None, int | None] = (None, None)
-        num_rows, num_slots = 0, 0
-        if entry_cache is not None and entry_rows is not None:
-            entry_cache = _shaped("entry_cache", entry_cache, entry_cache.shape[0], width)
+        ring, fresh = _Rows.of("ring", window.ring, width), _Rows.of("fresh", window.fresh, width)
+        window_rows = _i64(window.rows, (tokens, window.rows.shape[1]))
+        cache, chosen, num_chosen = ring, None, 0
+        if entries is not None:
+            cache, entry_rows = _Rows.of("entries", entries.cache, width), entries.rows
             entry_rows = _i64(entry_rows, (tokens, entry_rows.shape[1]))
-            pointers = (entry_cache.data_ptr(), entry_rows.data_ptr())
-            num_rows, num_slots = entry_cache.shape[0], entry_rows.shape[1]
+            chosen, num_chosen = entry_rows.data_ptr(), entry_rows.shape[1]
         sink = _shaped("sink", sink, heads)
         out = torch.empty_like(query)
-        inputs = (query.data_ptr(), window.data_ptr(), window_rows.data_ptr(), *pointers, sink.data_ptr())
-        dims = (tokens, heads, width, window_rows.shape[1], num_slots, window.shape[0], num_rows)
-        failed = self._c.dsv4_sparse_attention(*inputs, out.data_ptr(), *dims, scale, torch.get_num_threads())
-        require(not failed, f"a row is outside its cache ({window.shape[0]} window rows, {num_rows} entry rows).")
+        windows = (ctypes.byref(ring), ctypes.byref(fresh), window_rows.data_ptr())
+        rest = (ctypes.byref(cache), chosen, sink.data_ptr(), out.data_ptr())
+        dims = (tokens, heads, width, window_rows.shape[1], num_chosen)
+        failed = self._c.dsv4_sparse_attention(query.data_ptr(), *windows, *rest, *dims, scale, torch.get_num_threads())
+        require(
+            not failed,
+            f"a row is outside its cache ({ring.count} window rows, {fresh.count} fresh ones,"
+            f" {cache.count if num_chosen else 0} entry rows).",
+        )
         return out

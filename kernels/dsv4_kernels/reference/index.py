@@ -5,13 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dsv4_kernels.cache import CacheRows
+from dsv4_kernels.reference.cache import unpack_rows
+
 
 def index_select(
-    query: Tensor, head_weights: Tensor, cache: Tensor, rows: Tensor, num_visible: Tensor, k: int
+    query: Tensor, head_weights: Tensor, cache: CacheRows, rows: Tensor, num_visible: Tensor, k: int
 ) -> Tensor:
     """As `ops.IndexSelect`."""
     chosen = torch.full((query.shape[0], k), -1, dtype=torch.int64)
-    keys = cache[rows]  # [C, D]
+    keys = unpack_rows(cache, rows)  # [C, D]
     for token, visible in enumerate(num_visible.tolist()):
         if visible <= k:
             chosen[token, :visible] = torch.arange(visible)

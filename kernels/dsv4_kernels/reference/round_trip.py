@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from dsv4_kernels.tensors import FP4_MAX, FP8_MAX, e2m1_codes, power_of_two, scale_bytes
+from dsv4_kernels.tensors import FP4_MAX, FP8_MAX, e2m1_codes, e2m1_values, power_of_two, scale_bytes
 
 FP8_FLOOR = 1e-4
 FP4_FLOOR = 6 * 2.0**-126
@@ -23,9 +23,7 @@ def fp8_round_trip(x: Tensor, group: int) -> Tensor:
 def fp4_round_trip(x: Tensor, group: int = 32) -> Tensor:
     """As `ops.Fp4RoundTrip`."""
     groups, scale = _scaled(x, group, FP4_FLOOR, FP4_MAX)
-    magnitudes = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
-    values = torch.cat([magnitudes, -magnitudes])[e2m1_codes(groups).to(torch.int32)]
-    return _restore(values * scale, x)
+    return _restore(e2m1_values(e2m1_codes(groups)) * scale, x)
 
 
 def hadamard(x: Tensor) -> Tensor:
