@@ -11,6 +11,7 @@ from dsv4_backend.engine.admission import make_limits
 from dsv4_backend.engine.loop import StepLoop
 from dsv4_backend.engine.stream import StreamRules
 from dsv4_backend.errors import ConfigError
+from dsv4_backend.kv.listing import DiskListing, cache_folder
 from dsv4_backend.kv.manager import CacheManager, cache_rules
 from dsv4_backend.metrics import MetricsSink, NullMetrics
 from dsv4_backend.runner.executors import Progressed, RankExecutor
@@ -50,7 +51,7 @@ def build_engine(
     vocabulary = load_vocabulary(config)
     _check_vocabulary(model, vocabulary)
     metrics = metrics or NullMetrics()
-    cache = CacheManager(cache_rules(config))
+    cache = CacheManager(cache_rules(config), DiskListing(cache_folder(config, rank=0)))
     limits = make_limits(model, config, cache.capacity_tokens)
     executor = executor or _make_executor(config, on_progress)
     stream_rules = StreamRules(

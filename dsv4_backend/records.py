@@ -118,17 +118,22 @@ class Tier(str, Enum):
 
     DEVICE = "device"  # what the model computes with
     HOST = "host"  # host memory: what is kept but has no room there
+    DISK = "disk"  # files that outlive the server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageCopy:
-    """Copy one place of a kind over all layers, within a tier or from one to the other."""
+    """Copy one place of a kind over all layers, within a tier or from one to the other.
+
+    Rule: on disk a place is named by its key instead of a number.
+    """
 
     kind: str
     source: int
     target: int
     source_tier: Tier = Tier.DEVICE
     target_tier: Tier = Tier.DEVICE
+    key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,10 +210,14 @@ class RowResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """Results in the order of the plan's rows."""
+    """Results in the order of the plan's rows.
+
+    Rule: `damaged` are keys that could not be read from disk; what the plan's starts computed is worth nothing then.
+    """
 
     step: int
     rows: tuple[RowResult, ...]
+    damaged: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

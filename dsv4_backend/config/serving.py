@@ -59,6 +59,7 @@ class ServingConfig:
            max_snapshots places of all texts are kept to go on from: at multiples of snapshot_interval_tokens, at the
            end of a prompt, and where a text ends.
            what finds no room any more moves to host memory, which holds host_cache_tokens and max_host_snapshots.
+           disk_cache names a folder where kept beginnings outlive the server, in at most disk_cache_gb (10^9 bytes).
            max_drafts tokens of a step may be taken back.
            prompt plus answer never exceed min(context_tokens, the model's positions).
            request_time_limit_s is the idle limit: it bounds a request whose client is gone but cannot be seen
@@ -77,6 +78,8 @@ class ServingConfig:
     snapshot_interval_tokens: int = 2048
     host_cache_tokens: int = 0
     max_host_snapshots: int = 256
+    disk_cache: str = ""
+    disk_cache_gb: float = 64.0
     cache_format: CacheFormat = CacheFormat.FP32
     max_drafts: int = 0
     context_tokens: int = 1_048_576
@@ -107,9 +110,10 @@ class ServingConfig:
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)} but must be at least 1.")
-        for name in ("request_time_limit_s", "step_timeout_s", "start_timeout_s"):
+        for name in ("request_time_limit_s", "step_timeout_s", "start_timeout_s", "disk_cache_gb"):
             if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)} but must be above 0 seconds.")
+                unit = "GB" if name.endswith("_gb") else "seconds"
+                raise ConfigError(f"{name} is {getattr(self, name)} but must be above 0 {unit}.")
         if self.max_sequences > self.max_step_tokens:
             raise ConfigError(
                 f"max_sequences is {self.max_sequences} but max_step_tokens is {self.max_step_tokens}: every running"

@@ -23,6 +23,7 @@ from dsv4_backend.scheduler.reasoning import ReasoningBudget, ThinkTokens
 from dsv4_backend.scheduler.sequence import Sequence, with_seed
 
 RETRY_AFTER_S = 1.0
+SAVE_S = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -73,6 +74,7 @@ class Engine:
         self._inbox: list[_Add | _Cancel] = []
         self._ids: set[str] = set()
         self._num_submitted = 0
+        self._is_idle = False
         self._is_draining = False
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="dsv4-loop", daemon=True)
@@ -125,6 +127,8 @@ class Engine:
         with self._changed:
             self._is_draining = True
             self._changed.wait_for(lambda: not self._ids or not self._thread.is_alive(), timeout=drain_s)
+            if not self._ids:  # what is kept of the last requests may have to be written yet
+                self._changed.wait_for(lambda: self._is_idle or not self._thread.is_alive(), timeout=SAVE_S)
             self._is_closed = True
             self._changed.notify_all()
         self._executor.close()
@@ -169,7 +173,10 @@ class Engine:
     def _await_work(self) -> bool:
         """Wait until there is something to do; False when the engine is closed."""
         with self._changed:
+            self._is_idle = not (self._inbox or self._loop.has_work)
+            self._changed.notify_all()
             self._changed.wait_for(lambda: self._is_closed or self._inbox or self._loop.has_work)
+            self._is_idle = False
             return not self._is_closed
 
     def _take_inbox(self) -> None:

@@ -49,7 +49,7 @@ class StepLoop:
     @property
     def has_work(self) -> bool:
         """Whether a turn would do something."""
-        return bool(self._streams)
+        return bool(self._streams) or self._scheduler.has_saves
 
     def add(self, sequence: Sequence, sink: ChunkSink) -> None:
         """Begin a stream for an admitted request."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dsv4_backend.config import ServingConfig
 from dsv4_backend.config.model import PAGE_TOKENS
 from dsv4_backend.kv.layout import BLOCK, KINDS, STATE
+from dsv4_backend.kv.listing import DiskListing
 from dsv4_backend.kv.pool import PagePool
-from dsv4_backend.kv.prefix import Block, Kept, KeyedTokens, PrefixIndex
+from dsv4_backend.kv.prefix import Block, KeyedTokens, PrefixIndex
 from dsv4_backend.records import PageCopy, PageGrant, Tier
 
 Places = Mapping[str, int]
@@ -72,8 +73,9 @@ class _Chain:
 class CacheManager:
     """Reserves, shares and releases the places of sequences."""
 
-    def __init__(self, rules: CacheRules) -> None:
+    def __init__(self, rules: CacheRules, disk: DiskListing | None = None) -> None:
         self._rules = rules
+        self._disk = disk or DiskListing(None)
         self._pools: dict[str, PagePool] = {}
         self._held: dict[int, _Held] = {}
         self._chains: dict[int, _Chain] = {}
@@ -85,12 +87,23 @@ class CacheManager:
         self._pools = {kind: PagePool(kind, self._rules.device[kind]) for kind in KINDS}
         self._host = {kind: PagePool(f"host {kind}", self._rules.host[kind]) for kind in KINDS}
         self._held, self._chains, self._copies = {}, {}, []
-        self._index = PrefixIndex(self._pools, self._host, self._copies)
+        self._index = PrefixIndex(self._pools, self._host, self._disk, self._copies)
 
     def forget_beginnings(self) -> None:
         """The ranks lost their memory: nothing that is kept can be used again."""
         self._index.clear()
         self._copies.clear()
+
+    def forget(self, keys: Iterable[bytes]) -> None:
+        """What stood on disk under these keys is damaged: forget it, and all that followed."""
+        for key in keys:
+            self._disk.remove(key)
+            self._index.forget(key)
+
+    @property
+    def has_saves(self) -> bool:
+        """Whether something is to be written to disk, be there a next step or not."""
+        return any(item.target_tier is Tier.DISK for item in self._copies)
 
     @property
     def capacity_tokens(self) -> int:
@@ -205,7 +218,9 @@ class CacheManager:
 
     def release(self, sequence_id: int) -> None:
         """Give back everything that a sequence holds; one that holds nothing is fine."""
-        self._chains.pop(sequence_id, None)
+        chain = self._chains.pop(sequence_id, None)
+        if chain is not None and self._disk.is_on:
+            self._save(chain.last)
         held = self._held.pop(sequence_id, None)
         if held is not None:
             for kind in KINDS:
@@ -233,9 +248,8 @@ class CacheManager:
         on_device = [block.entries.page for block in chain if block.entries.page is not None]
         self._pools[BLOCK].share(on_device)  # held, so that making room spares them
         held.pages = list(on_device)
-        snapshot = chain[-1].snapshot
         missing = -(-num_tokens // PAGE_TOKENS) - len(on_device)
-        if snapshot is None or missing > self._pools[BLOCK].num_available:
+        if missing > self._pools[BLOCK].num_available:
             return False
         for block in chain:
             if block.entries.page is None:
@@ -244,26 +258,46 @@ class CacheManager:
                 self._bring(block)
                 held.pages += [block.entries.page] if block.entries.page is not None else []
         held.pages = [block.entries.page for block in chain if block.entries.page is not None]
-        return self._copy_state(held, snapshot)
+        return self._copy_state(held, chain[-1])
 
     def _bring(self, block: Block) -> None:
-        """Bring a block back from host memory, into a page that the caller's sequence holds."""
+        """Bring a block back from host memory or disk, into a page that the caller's sequence holds."""
         page, source = self._pools[BLOCK].reserve(1)[0], block.entries.host
         if source is not None:
             self._copies.append(PageCopy(kind=BLOCK, source=source, target=page, source_tier=Tier.HOST))
             self._index.adopt(block, page)
+        else:
+            self._load(BLOCK, block.key, page)
+            self._index.enter(block, page)
 
-    def _copy_state(self, held: _Held, snapshot: Kept) -> bool:
-        """Give a sequence its own copy of a snapshot; False where there is no place for it."""
-        pool = self._pools[STATE]
+    def _copy_state(self, held: _Held, block: Block) -> bool:
+        """Give a sequence its own copy of a block's snapshot; False where there is no place for it."""
         if not self._index.make_room(STATE, 1):
             return False
-        held.states = list(pool.reserve(1))
-        source, tier = (snapshot.page, Tier.DEVICE) if snapshot.page is not None else (snapshot.host, Tier.HOST)
-        if source is None:
-            return False
-        self._copies.append(PageCopy(kind=STATE, source=source, target=held.states[0], source_tier=tier))
+        held.states = list(self._pools[STATE].reserve(1))
+        target, snapshot = held.states[0], block.snapshot
+        if snapshot is None:
+            self._load(STATE, block.key, target)
+        elif snapshot.page is not None:
+            self._copies.append(PageCopy(kind=STATE, source=snapshot.page, target=target))
+        elif snapshot.host is not None:
+            self._copies.append(PageCopy(kind=STATE, source=snapshot.host, target=target, source_tier=Tier.HOST))
         return True
+
+    def _load(self, kind: str, key: bytes, target: int) -> None:
+        self._copies.append(PageCopy(kind=kind, source=0, target=target, source_tier=Tier.DISK, key=key))
+
+    def _save(self, block: Block | None) -> None:
+        """Write the blocks of a chain and their snapshots to disk, as far as they are not there."""
+        while block is not None and block.is_live:
+            for kind in KINDS:
+                kept = block.kept(kind)
+                if kept is not None and kept.page is not None and not self._disk.has(kind, block.key):
+                    self._disk.add(kind, block.key)
+                    self._copies.append(
+                        PageCopy(kind=kind, source=kept.page, target=0, target_tier=Tier.DISK, key=block.key)
+                    )
+            block = block.parent
 
     def _pass(self, sequence_id: int, chain: _Chain, block: Block) -> None:
         """A sequence stands at a page edge: make it a place to go on from, instead of its passing one before."""

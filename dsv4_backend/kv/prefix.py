@@ -16,6 +16,7 @@ from itertools import islice
 
 from dsv4_backend.config.model import PAGE_TOKENS
 from dsv4_backend.kv.layout import BLOCK, KINDS, STATE
+from dsv4_backend.kv.listing import DiskListing
 from dsv4_backend.kv.pool import PagePool
 from dsv4_backend.records import PageCopy, Tier
 
@@ -35,7 +36,10 @@ class Kept:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Block:
-    """One cached block, and the snapshot behind it. Rule: it `is_live` until nothing of it is cached any more."""
+    """One cached block, and the snapshot behind it.
+
+    Rule: it `is_live` until nothing of it is cached any more; before it `is_entered` it is on disk alone.
+    """
 
     key: bytes
     parent: Block | None
@@ -43,6 +47,7 @@ class Block:
     snapshot: Kept | None = None
     children: set[bytes] = field(default_factory=set)
     is_live: bool = True
+    is_entered: bool = True
     is_pinned: bool = False
 
     def kept(self, kind: str) -> Kept | None:
@@ -83,9 +88,10 @@ class PrefixIndex:
     Rule: copies between places are appended to `copies`, in the order in which they must be made.
     """
 
-    def __init__(self, device: Pools, host: Pools, copies: list[PageCopy]) -> None:
+    def __init__(self, device: Pools, host: Pools, disk: DiskListing, copies: list[PageCopy]) -> None:
         self._device = device
         self._host = host
+        self._disk = disk
         self._copies = copies
         self._blocks: OrderedDict[bytes, Block] = OrderedDict()  # least recently used first
         self._snapshots: OrderedDict[bytes, Block] = OrderedDict()
@@ -97,15 +103,24 @@ class PrefixIndex:
     def longest(self, tokens: KeyedTokens) -> list[Block]:
         """Return the longest chain of cached blocks that begins the text and ends with a snapshot.
 
-        Rule: at least one token is left to compute.
+        Rule: at least one token is left to compute. Blocks that are on disk alone are not `is_entered` yet.
         """
         chain, num_usable = list[Block](), 0
         most = tokens.last_edge // PAGE_TOKENS if tokens.may_hit else 0
-        while len(chain) < most and (block := self._blocks.get(tokens.key(len(chain)))) is not None:
+        while len(chain) < most:
+            block = self._find(tokens.key(len(chain)), chain[-1] if chain else None)
+            if block is None:
+                break
             chain.append(block)
-            if block.snapshot is not None:
+            if block.snapshot is not None or self._disk.has(STATE, block.key):
                 num_usable = len(chain)
         return chain[:num_usable]
+
+    def _find(self, key: bytes, parent: Block | None) -> Block | None:
+        block = self._blocks.get(key)
+        if block is None and self._disk.has(BLOCK, key):
+            return Block(key=key, parent=parent, entries=Kept(), is_entered=False)
+        return block
 
     def touch(self, chain: Sequence[Block]) -> None:
         """Blocks are used now, the first of a text last."""
@@ -121,12 +136,23 @@ class PrefixIndex:
 
     def add(self, key: bytes, parent: Block | None, page: int) -> Block:
         """Keep the page of a new block. The caller has asked that no block has this key."""
-        block = Block(key=key, parent=parent, entries=Kept(page=page))
-        self._device[BLOCK].keep(page)
-        if parent is not None:
-            parent.children.add(key)
-        self._blocks[key] = block
+        block = Block(key=key, parent=parent, entries=Kept(), is_entered=False)
+        self.enter(block, page)
         return block
+
+    def enter(self, block: Block, page: int) -> None:
+        """Keep the page of a block that is not in the index yet."""
+        self._device[BLOCK].keep(page)
+        block.entries.page, block.is_entered = page, True
+        if block.parent is not None:
+            block.parent.children.add(block.key)
+        self._blocks[block.key] = block
+
+    def forget(self, key: bytes) -> None:
+        """Let a block go with all that follow it; one that is not cached is fine."""
+        block = self._blocks.get(key)
+        if block is not None:
+            self._forget(block)
 
     def add_snapshot(self, block: Block, page: int) -> None:
         """Keep a state as the snapshot behind a block that has none."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from dsv4_backend.kv.layout import BLOCK, CSA, FOLDED_ROWS, HCA, INDEX, KINDS, STATE, CacheLayout, FoldSpec, RingSpec
 from dsv4_backend.model.step import Fold, Ring
 from dsv4_backend.records import PageCopy, Tier
+from dsv4_backend.runner.disk import DiskStore
 
 Places = Mapping[str, int]
 
@@ -63,17 +64,42 @@ class _Store:
 class RankCache:
     """Cache tensors by layer, on the device and in host memory."""
 
-    def __init__(self, layout: CacheLayout, places: Places, host_places: Places | None = None) -> None:
+    def __init__(
+        self, layout: CacheLayout, places: Places, host_places: Places | None = None, disk: DiskStore | None = None
+    ) -> None:
         self.layout = layout
+        self._disk = disk
         self._device = _Store(layout, places)
         self._tiers = {Tier.DEVICE: self._device, Tier.HOST: _Store(layout, host_places or {})}
 
-    def copy(self, copies: Iterable[PageCopy]) -> None:
-        """Copy places, in order."""
+    def copy(self, copies: Iterable[PageCopy]) -> tuple[bytes, ...]:
+        """Copy places, in order; return the keys of those that could not be read from disk, whose targets are zeros."""
+        damaged = []
         for item in copies:
-            sources, targets = self._tiers[item.source_tier].parts, self._tiers[item.target_tier].parts
-            for source, target in zip(sources[item.kind], targets[item.kind], strict=True):
-                target.at(item.target).copy_(source.at(item.source))
+            if item.target_tier is Tier.DISK:
+                self._save(item)
+            elif item.source_tier is Tier.DISK:
+                damaged += [] if self._load(item) else [item.key]
+            else:
+                sources, targets = self._tiers[item.source_tier].parts, self._tiers[item.target_tier].parts
+                for source, target in zip(sources[item.kind], targets[item.kind], strict=True):
+                    target.at(item.target).copy_(source.at(item.source))
+        return tuple(damaged)
+
+    def _save(self, item: PageCopy) -> None:
+        if self._disk is not None:
+            parts = (part.at(item.source).reshape(-1).view(torch.uint8) for part in self._device.parts[item.kind])
+            self._disk.save(item.kind, item.key, torch.cat(list(parts)).numpy().tobytes())
+
+    def _load(self, item: PageCopy) -> bool:
+        """Fill a place from disk; False, and zeros, where that fails."""
+        targets = [part.at(item.target) for part in self._device.parts[item.kind]]
+        sizes = [target.numel() * target.element_size() for target in targets]
+        contents = self._disk.load(item.kind, item.key, sum(sizes)) if self._disk else None
+        data = torch.frombuffer(bytearray(contents or bytes(sum(sizes))), dtype=torch.uint8)
+        for target, piece in zip(targets, torch.split(data, sizes), strict=True):
+            target.copy_(piece.clone().view(target.dtype).view(target.shape))
+        return contents is not None
 
     @property
     def num_bytes(self) -> int:

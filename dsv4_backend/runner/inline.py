@@ -22,6 +22,7 @@ class InlineExecutor:
 
     def restart(self) -> None:
         """Forget every sequence."""
+        self.close()
         self._rank = self._load()
 
     def execute(self, plan: StepPlan) -> StepResult:
@@ -31,5 +32,7 @@ class InlineExecutor:
         return self._rank.execute(plan)
 
     def close(self) -> None:
-        """Let the weights go."""
+        """Let the weights go, after what is being written to disk."""
+        if self._rank is not None:
+            self._rank.close()
         self._rank = None

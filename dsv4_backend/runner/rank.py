@@ -14,10 +14,12 @@ from dsv4_backend.config import ModelConfig, ServingConfig
 from dsv4_backend.errors import ConstraintError
 from dsv4_backend.grammar import AnswerMatcher, GrammarCompiler
 from dsv4_backend.kv.layout import make_layout
+from dsv4_backend.kv.listing import cache_folder
 from dsv4_backend.kv.manager import cache_rules
 from dsv4_backend.model.transformer import Transformer
 from dsv4_backend.records import Constraint, PlanRow, RowResult, SequenceStart, StepPlan, StepResult, TokenLogprob
 from dsv4_backend.runner.cache import RankCache
+from dsv4_backend.runner.disk import DiskStore
 from dsv4_backend.runner.inputs import InputBuilder
 from dsv4_backend.sampling import Choice, Choosing, SequenceSampling, prompt_logprobs, sample
 
@@ -65,7 +67,9 @@ class Rank:
         self._model = model
         self._grammars = grammars
         self._inputs = InputBuilder(model.config, layout)
-        self._cache = RankCache(layout, rules.device, rules.host)
+        folder = cache_folder(config, rank=0)
+        self._disk = DiskStore(folder, int(config.disk_cache_gb * 1e9)) if folder else None
+        self._cache = RankCache(layout, rules.device, rules.host, self._disk)
         self._states: dict[int, _SequenceState] = {}
         self.notes: tuple[str, ...] = ()
 
@@ -91,7 +95,10 @@ class Rank:
             self._states.pop(sequence_id, None)
         for start in plan.starts:
             self._states[start.sequence_id] = _SequenceState(start, self._model.config, self._grammars)
-        self._cache.copy(plan.copies)
+        damaged = self._cache.copy(plan.copies)
+        if not plan.rows:
+            self._inputs.tables.apply(plan)
+            return StepResult(step=plan.step, rows=(), damaged=damaged)
         inputs = self._inputs.build(plan)
         logits = self._model.forward(inputs, self._cache)
         chosen = self._choose(plan, logits, inputs.logit_spans)
@@ -99,7 +106,12 @@ class Rank:
             self._result(row, chosen.get(row.sequence_id), logits[first:last])
             for row, (first, last) in zip(plan.rows, inputs.logit_spans, strict=True)
         )
-        return StepResult(step=plan.step, rows=tuple(rows))
+        return StepResult(step=plan.step, rows=tuple(rows), damaged=damaged)
+
+    def close(self) -> None:
+        """Finish what is being written to disk."""
+        if self._disk is not None:
+            self._disk.close()
 
     def _choose(self, plan: StepPlan, logits: Tensor, spans: tuple[tuple[int, int], ...]) -> dict[int, Choice]:
         """Sample every row that asks for it; rows whose constraint failed get that error."""

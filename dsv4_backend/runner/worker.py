@@ -43,9 +43,12 @@ def _serve(connection: Connection) -> None:
         connection.send(Refused(why=str(error)))
         return
     connection.send(Ready(notes=rank.notes))
-    with _LastWords(connection):
-        while True:
-            connection.send(rank.execute(cast("StepPlan", connection.recv())))
+    try:
+        with _LastWords(connection):
+            while True:
+                connection.send(rank.execute(cast("StepPlan", connection.recv())))
+    finally:
+        rank.close()
 
 
 class _LastWords:

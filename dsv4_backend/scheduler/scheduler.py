@@ -48,6 +48,11 @@ class Scheduler:
         return tuple(self._running)
 
     @property
+    def has_saves(self) -> bool:
+        """Whether a plan without rows would write something to disk."""
+        return self._cache.has_saves
+
+    @property
     def num_waiting(self) -> int:
         """Sequences that hold no pages."""
         return len(self._waiting)
@@ -81,10 +86,10 @@ class Scheduler:
         Returns the sequences of the step that was running, if one was: each of them may be the cause.
         """
         self._dropped.clear()
+        self._cache.forget_beginnings()  # first: nothing of it may be written to disk
         for sequence in self._running:
             self._cache.release(sequence.id)
             sequence.forget_cache()
-        self._cache.forget_beginnings()
         blamed = tuple(item for item in self._running if step is not None and item.last_step == step)
         for sequence in blamed:
             sequence.num_restarts += 1
@@ -95,7 +100,7 @@ class Scheduler:
         self._admit(now_s)
         candidates = self._candidates()
         decoding = [item for item in candidates if not item.is_prefilling]
-        rows = [row for item in decoding if (row := self._row(item, 1))]
+        rows = [row for item in decoding if item in self._running and (row := self._row(item, 1))]
         budget = self._config.max_step_tokens - len(rows)
         prefills = sorted((item for item in candidates if item.is_prefilling), key=lambda item: item.last_step)
         for item, share in zip(prefills, fair_shares((item.num_pending for item in prefills), budget), strict=True):
@@ -104,12 +109,14 @@ class Scheduler:
                 rows.extend([row] if row else [])
         alive = {item.id: item for item in self._running}
         rows = [row for row in rows if row.sequence_id in alive]  # a later row may have preempted an earlier one
-        if not rows:
+        if not rows and not self._cache.has_saves:
             return None
         return self._seal(rows, alive)
 
     def commit(self, plan: StepPlan, result: StepResult) -> list[Advance]:
         """Take over a step's results: caches are longer by its rows, sampled tokens are appended."""
+        if result.damaged:
+            self._start_again(plan, result.damaged)
         alive = {item.id: item for item in self._running}
         advances = []
         for row, outcome in zip(plan.rows, result.rows, strict=True):
@@ -212,6 +219,14 @@ class Scheduler:
             finished=finished,
             copies=self._cache.take_copies(),
         )
+
+    def _start_again(self, plan: StepPlan, damaged: tuple[bytes, ...]) -> None:
+        """Something could not be read from disk: whoever began with this plan may have computed with it."""
+        self._cache.forget(damaged)
+        begun = {start.sequence_id for start in plan.starts}
+        for sequence in [item for item in self._running if item.id in begun]:
+            self._preempt(sequence)
+            sequence.num_shared = 0
 
     def _preempt(self, sequence: Sequence) -> None:
         self._running.remove(sequence)

@@ -156,6 +156,20 @@ def test_a_budget_of_zero_ends_thinking_at_once() -> None:
     assert ReasoningBudget(THINK, 0, (1, 100)).forced_id == 101
 
 
+def test_a_sequence_that_gave_way_in_this_step_gets_no_page_in_it() -> None:
+    scheduler = _scheduler(cache_tokens=640)
+    for number, num_prompt in enumerate((103, 1, 233)):
+        scheduler.add(_sequence(number, num_prompt, arrival_s=float(number)))
+    for _ in range(40):  # the third takes the last page, then the first needs one
+        plan = scheduler.plan(0.0)
+        assert plan is not None
+        scheduler.commit(plan, _run(plan))
+        scheduler.check()
+        running = {item.id for item in scheduler.running}
+        assert all(not scheduler._cache.grants(number) for number in {0, 1, 2} - running)
+    assert scheduler.num_preemptions == 1
+
+
 class SchedulerMachine(RuleBasedStateMachine):
     """Any order of adding, stepping, cancelling and losing ranks keeps the books right and the tokens in order."""
 
