@@ -19,9 +19,9 @@ COUNTERS = {
 GAUGES = {
     "dsv4_running_requests": "Requests with pages",
     "dsv4_waiting_requests": "Requests in the queue",
-    "dsv4_pages_used": "Cache pages held by running requests, by kind {kind}",
-    "dsv4_pages_kept": "Cache pages that only the prefix cache holds, by kind {kind}",
-    "dsv4_pages_total": "Cache pages in all, by kind {kind}",
+    "dsv4_pages_used": "Cache places held by running requests, by kind {kind}",
+    "dsv4_pages_kept": "Cache places that only the prefix cache holds, host memory included, by kind {kind}",
+    "dsv4_pages_total": "Cache places on the device in all, by kind {kind}",
 }
 HISTOGRAMS = {
     "dsv4_time_to_first_token_seconds": ("Admission to first token", LATENCY_BUCKETS_S),

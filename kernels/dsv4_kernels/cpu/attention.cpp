@@ -6,35 +6,69 @@
 using namespace lanes;
 
 namespace {
-constexpr long HEAD_BLOCK = 4, ENTRY_TILE = 128, CHANNEL_BLOCK = 4;
+constexpr long HEAD_BLOCK = 4, ENTRY_TILE = 128, CHANNEL_BLOCK = 4, SCORE_BLOCK = 4, SCORE_WIDTH = 8 * SCORE_BLOCK;
 constexpr long SCORE_ROOM = 1 << 22;  // scores held at a time, in floats
 
-// scores[i] = sum over h, in order, of weights[h] * relu(query[h] . keys[i])
-void score_entries(const float* query, const float* weights, const float* const* keys, long n, float* scores, long H,
+// Scores of up to ENTRY_TILE entries, whose channels stand in columns: columns[d * ENTRY_TILE + i] is channel d of entry
+// i, zeros behind the last entry. scores[i] = sum over h, in order, of weights[h] * relu(query[h] . key i), the product
+// summed over d in order.
+// Works on SCORE_WIDTH entries from e on; every accumulator is named, so that it stays in a register.
+template <int... I>
+void score_heads(const float* query, const float* weights, const float* columns, long D, f8* total,
+                 std::integer_sequence<int, I...>) {
+  constexpr int HEADS = sizeof...(I) / SCORE_BLOCK;
+  f8 acc[sizeof...(I)] = {(void(I), f8{})...};
+  for (long d = 0; d < D; d++) {
+    f8 key[SCORE_BLOCK], q[HEADS];
+    ((I < SCORE_BLOCK ? void(key[I % SCORE_BLOCK] = load8(columns + d * ENTRY_TILE + 8 * I)) : void()), ...);
+    ((I % SCORE_BLOCK == 0 ? void(q[I / SCORE_BLOCK] = splat8(query[I / SCORE_BLOCK * D + d])) : void()), ...);
+    ((acc[I] = fma(q[I / SCORE_BLOCK], key[I % SCORE_BLOCK], acc[I])), ...);
+  }
+  const f8 none{};
+  ((total[I % SCORE_BLOCK] = fma(splat8(weights[I / SCORE_BLOCK]), acc[I] > none ? acc[I] : none, total[I % SCORE_BLOCK])),
+   ...);
+}
+
+void score_entries(const float* query, const float* weights, const float* columns, long n, float* scores, long H,
                    long D) {
-  const float* heads[HEAD_BLOCK];
-  for (long i = 0; i < n; i++) scores[i] = 0.0f;
-  float block[HEAD_BLOCK * ENTRY_TILE];
-  for (long h = 0; h < H; h += HEAD_BLOCK) {
-    const long num = std::min(HEAD_BLOCK, H - h);
-    for (long j = 0; j < num; j++) heads[j] = query + (h + j) * D;
-    panel(heads, num, keys, n, D, [&](long j, long i, float v) { block[j * ENTRY_TILE + i] = v > 0.0f ? v : 0.0f; });
-    for (long j = 0; j < num; j++)
-      for (long i = 0; i < n; i++) scores[i] += weights[h + j] * block[j * ENTRY_TILE + i];
+  for (long e = 0; e < n; e += SCORE_WIDTH) {
+    f8 total[SCORE_BLOCK] = {};
+    long h = 0;
+    for (; h + 2 <= H; h += 2)
+      score_heads(query + h * D, weights + h, columns + e, D, total, std::make_integer_sequence<int, 2 * SCORE_BLOCK>());
+    if (h < H)
+      score_heads(query + h * D, weights + h, columns + e, D, total, std::make_integer_sequence<int, SCORE_BLOCK>());
+    memcpy(scores + e, total, std::min(SCORE_WIDTH, n - e) * sizeof(float));
   }
 }
 
 // The k best of n, ties to the smaller index, in ascending order. A score that is not a number counts as the worst.
-void keep_best(float* scores, long n, long k, int64_t* out) {
-  std::vector<int64_t> index(n);
+// One pass that keeps up to 2 k candidates: once k are known, only a score above the worst of them can enter.
+void keep_best(const float* scores, long n, long k, int64_t* out) {
+  struct Candidate {
+    float score;
+    int64_t index;
+  };
+  auto better = [](const Candidate& a, const Candidate& b) {
+    return a.score > b.score || (a.score == b.score && a.index < b.index);
+  };
+  std::vector<Candidate> held;
+  held.reserve(2 * k);
+  float worst = -INFINITY;
+  bool is_full = false;
+  auto reduce = [&] {
+    std::nth_element(held.begin(), held.begin() + k - 1, held.end(), better);
+    held.resize(k);
+    worst = held[k - 1].score, is_full = true;
+  };
   for (long i = 0; i < n; i++) {
-    index[i] = i;
-    if (std::isnan(scores[i])) scores[i] = -INFINITY;
+    if (is_full && !(scores[i] > worst)) continue;
+    held.push_back({std::isnan(scores[i]) ? -INFINITY : scores[i], i});
+    if ((long)held.size() == 2 * k) reduce();
   }
-  auto better = [&](int64_t a, int64_t b) { return scores[a] > scores[b] || (scores[a] == scores[b] && a < b); };
-  std::nth_element(index.begin(), index.begin() + k, index.end(), better);
-  std::sort(index.begin(), index.begin() + k);
-  std::copy(index.begin(), index.begin() + k, out);
+  if ((long)held.size() > k) reduce();
+  for (long i = 0; i < k; i++) out[i] = held[i].index;
+  std::sort(out, out + k);
 }
 
 // The rows that one token attends to. Plain rows are read where they stand, the others are unpacked here.
@@ -143,16 +177,20 @@ API int dsv4_index_select(const float* query, const float* weights, const CacheR
     const long last = std::min(T, first + step);
 #pragma omp parallel num_threads(threads) if ((last - first) * C * H * D > PARALLEL_WORK)
     {
-      std::vector<float> unpacked(ENTRY_TILE * D);
-      const float* keys[ENTRY_TILE];
+      std::vector<float> unpacked(D), columns(ENTRY_TILE * D);
 #pragma omp for schedule(dynamic, 1)
       for (long i = 0; i < tiles; i++) {  // a tile is unpacked once for all tokens of this round
         const long e = i * ENTRY_TILE, held = std::min(ENTRY_TILE, C - e);
-        for (long j = 0; j < held; j++) keys[j] = rows::read(*cache, rows[e + j], unpacked.data() + j * D);
+        if (held < ENTRY_TILE) std::fill(columns.begin(), columns.end(), 0.0f);
+        for (long j = 0; j < held; j++) {
+          const float* key = rows::read(*cache, rows[e + j], unpacked.data());
+          for (long d = 0; d < D; d++) columns[d * ENTRY_TILE + j] = key[d];
+        }
         for (long t = first; t < last; t++) {
           const long n = std::min(held, num_visible[t] - e);
           if (num_visible[t] > K && n > 0)
-            score_entries(query + t * H * D, weights + t * H, keys, n, scores.data() + (t - first) * C + e, H, D);
+            score_entries(query + t * H * D, weights + t * H, columns.data(), n, scores.data() + (t - first) * C + e, H,
+                          D);
         }
       }
 #pragma omp for schedule(dynamic, 1)

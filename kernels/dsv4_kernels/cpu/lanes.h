@@ -22,6 +22,14 @@ typedef float f8 __attribute__((vector_size(32)));
 static inline f16 splat(float v) { return f16{v, v, v, v, v, v, v, v, v, v, v, v, v, v, v, v}; }
 static inline i16 splat_int(int32_t v) { return i16{v, v, v, v, v, v, v, v, v, v, v, v, v, v, v, v}; }
 
+static inline f8 splat8(float v) { return f8{v, v, v, v, v, v, v, v}; }
+
+static inline f8 load8(const float* p) {
+  f8 v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
 static inline f16 load(const float* p) {
   f16 v;
   memcpy(&v, p, sizeof v);
@@ -63,6 +71,18 @@ static inline f16 fma(f16 a, f16 b, f16 c) {
   return c;
 #else
   return a * b + c;  // a machine without the instruction: still one fixed order
+#endif
+}
+
+// Eight lanes, for loops that must keep their accumulators in registers where sixteen lanes take two of them.
+static inline f8 fma(f8 a, f8 b, f8 c) {
+#if defined(__FMA__)
+  return (f8)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__FP_FAST_FMAF)
+  for (int i = 0; i < 8; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return c;
+#else
+  return a * b + c;
 #endif
 }
 
