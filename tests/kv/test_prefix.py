@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from dsv4_backend.kv.listing import DiskListing
 from dsv4_backend.kv.manager import CacheManager, CacheRules
 from dsv4_backend.kv.prefix import KeyedTokens
 from dsv4_backend.records import Tier
@@ -14,7 +15,13 @@ PAGE = 128
 NO_HOST = {"block": 0, "state": 0}
 
 
-def make_manager(block: int = 12, state: int = 6, host: dict[str, int] = NO_HOST, max_drafts: int = 0) -> CacheManager:
+def make_manager(
+    block: int = 12,
+    state: int = 6,
+    host: dict[str, int] = NO_HOST,
+    max_drafts: int = 0,
+    disk: DiskListing | None = None,
+) -> CacheManager:
     return CacheManager(
         CacheRules(
             device={"block": block, "state": state},
@@ -22,7 +29,8 @@ def make_manager(block: int = 12, state: int = 6, host: dict[str, int] = NO_HOST
             keeps_prefixes=True,
             interval_tokens=2 * PAGE,
             max_drafts=max_drafts,
-        )
+        ),
+        disk,
     )
 
 
@@ -205,8 +213,10 @@ class PrefixMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.manager = make_manager(block=7, state=5, host={"block": 8, "state": 6})
-        self.written: dict[tuple[Tier, str, int], tuple[int, ...]] = {}  # place → tokens up to the end of the block
+        self.disk = DiskListing(None)
+        self.disk.is_on = True
+        self.manager = make_manager(block=7, state=5, host={"block": 6, "state": 4}, disk=self.disk)
+        self.written: dict[tuple[Tier, str, int | bytes], tuple[int, ...]] = {}  # place → tokens up to its block's end
         self.tokens: dict[int, list[int]] = {}
         self.done: dict[int, int] = {}
         self.next_id = 0
@@ -214,10 +224,17 @@ class PrefixMachine(RuleBasedStateMachine):
     def read(self, sequence_id: int) -> dict[str, tuple[int, ...]]:
         return {item.kind: item.page_ids for item in self.manager.grants(sequence_id)}
 
-    def run_copies(self) -> None:
+    def run_copies(self) -> list[bytes]:
+        """Make the copies; return the keys of files that were never written, because the ranks were lost before."""
+        missing = []
         for item in self.manager.take_copies():
-            source = (item.source_tier, item.kind, item.source)
-            self.written[item.target_tier, item.kind, item.target] = self.written[source]
+            if item.source_tier is Tier.DISK and (Tier.DISK, item.kind, item.key) not in self.written:
+                missing.append(item.key)
+                continue
+            source = item.key if item.source_tier is Tier.DISK else item.source
+            target = item.key if item.target_tier is Tier.DISK else item.target
+            self.written[item.target_tier, item.kind, target] = self.written[item.source_tier, item.kind, source]
+        return missing
 
     def check_shared(self, sequence_id: int, shared: int) -> None:
         """What a sequence begins with was computed from its own text."""
@@ -235,8 +252,12 @@ class PrefixMachine(RuleBasedStateMachine):
         if shared is None or len(self.tokens) > 3:
             self.manager.release(self.next_id)
             return
+        missing = self.run_copies()
+        if missing:  # as the scheduler does when a rank says so
+            self.manager.forget(missing)
+            self.manager.release(self.next_id)
+            return
         self.tokens[self.next_id], self.done[self.next_id] = tokens, shared
-        self.run_copies()
         self.check_shared(self.next_id, shared)
 
     @rule(blocks=st.lists(st.integers(0, 1), min_size=1, max_size=4))
@@ -295,10 +316,18 @@ class PrefixMachine(RuleBasedStateMachine):
 
     @rule()
     def lose_ranks(self) -> None:
+        self.manager.forget_beginnings()
         for sequence_id in list(self.tokens):
             self.manager.release(sequence_id)
-        self.manager.forget_beginnings()
-        self.tokens, self.done, self.written = {}, {}, {}
+        self.tokens, self.done = {}, {}
+        self.written = {place: tokens for place, tokens in self.written.items() if place[0] is Tier.DISK}
+
+    @precondition(lambda self: any(place[0] is Tier.DISK for place in self.written))
+    @rule(data=st.data())
+    def damage(self, data: st.DataObject) -> None:
+        """A file cannot be read: whoever runs has not begun with it, so it is forgotten and nothing else happens."""
+        keys = sorted(place[2] for place in self.written if place[0] is Tier.DISK)
+        self.manager.forget([data.draw(st.sampled_from(keys))])
 
     @invariant()
     def every_place_has_its_holders(self) -> None:

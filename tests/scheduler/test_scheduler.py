@@ -175,7 +175,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = _scheduler(cache_tokens=640, max_sequences=3)
+        self.scheduler = _scheduler(cache_tokens=640, max_sequences=3, host_cache_tokens=512, max_host_snapshots=3)
         self.num_added = 0
         self.on_rank: dict[int, int] = {}
 

@@ -43,7 +43,8 @@ class Cell:
         """The conversations of this cell, from the held-out split; those of a group go on from each other."""
         if self.length:
             return list(itertools.islice(self._long_lists(), self.count // QUESTIONS))
-        return [[example] for example in itertools.islice(stream(EVALUATION_SEED, "eval", self.mix()), self.count)]
+        seed = EVALUATION_SEED + MODES.index(self.mode)  # other prompts for each mode
+        return [[example] for example in itertools.islice(stream(seed, "eval", self.mix()), self.count)]
 
     def examples(self) -> list[Example]:
         """All conversations, group by group."""

@@ -15,6 +15,7 @@ class Score:
     """Counts of one cell. Rule: `fitting` are answers that parse and match their schema."""
 
     cell: Cell
+    num_played: int
     correct: int
     fitting: int
     wrong: tuple[str, ...] = ()
@@ -22,7 +23,7 @@ class Score:
     @property
     def share(self) -> float:
         """Share of right answers."""
-        return self.correct / self.cell.count
+        return self.correct / max(self.num_played, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,7 @@ def score(cell: Cell, played: Sequence[Played], grader: Grader) -> Score:
     verdicts = [grader.grade(item.example, item.answer) for item in played]
     return Score(
         cell=cell,
+        num_played=len(verdicts),
         correct=sum(verdict.is_correct for verdict in verdicts),
         fitting=sum(verdict.parses and verdict.matches_schema for verdict in verdicts),
         wrong=tuple(verdict.reason for verdict in verdicts if not verdict.is_correct)[:4],
