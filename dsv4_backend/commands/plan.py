@@ -40,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="the entry that HCA fills: raw rows, or an online softmax (default)")  # fmt: skip
     parser.add_argument("--memory-share", type=float, default=0.9, metavar="X",
                         help="of a device's memory for weights and cache (default 0.9)")  # fmt: skip
+    parser.add_argument("--snapshot-interval", type=int, default=2048, metavar="TOKENS",
+                        help="a text that is kept has a snapshot each so many tokens (default 2048)")  # fmt: skip
     parser.add_argument("--json", action="store_true", dest="is_json", help="print JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw cache bytes and FLOPs against context")
     parser.add_argument("--compare", action="store_true", help="set published GPU figures against their roofline")
@@ -62,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         context_tokens=args.context,
         concurrency=args.concurrency,
         memory_share=args.memory_share,
+        snapshot_interval=args.snapshot_interval,
     )
     model = model_cost(name, config, CacheFormat(args.kv_format), HcaState(args.hca_state), layout)
     v32, gqa = deepseek_v32(), dense_gqa(model, config)

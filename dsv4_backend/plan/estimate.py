@@ -13,17 +13,27 @@ from dsv4_backend.plan.roofline import decode_bound, prefill_bound
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What a plan is for. memory_share: the part of a device's memory that weights and cache may take together."""
+    """What a plan is for.
+
+    Rule: memory_share is the part of a device's memory that weights and cache may take together; a snapshot of every
+          text is kept each snapshot_interval tokens.
+    """
 
     device: Device
     mesh: Mesh
     context_tokens: int
     concurrency: int
     memory_share: float = 0.9
+    snapshot_interval: int = 2048
 
     def __post_init__(self) -> None:
         """Refuse what cannot be planned. Raises: ConfigError."""
-        for name, value in (("context", self.context_tokens), ("concurrency", self.concurrency)):
+        counts = {
+            "context": self.context_tokens,
+            "concurrency": self.concurrency,
+            "snapshot-interval": self.snapshot_interval,
+        }
+        for name, value in counts.items():
             if value < 1:
                 raise ConfigError(f"{name} is {value} but must be at least 1.")
         if not 0 < self.memory_share <= 1:
@@ -52,6 +62,7 @@ class Figures:
     marginal_bytes_per_token: float
     fixed_bytes_per_sequence: int
     snapshot_bytes: int
+    snapshots_bytes: int
     cache_read_per_token: float
     max_sequences: int
     linear_flops: int
@@ -76,6 +87,7 @@ class Plan:
     device: Device
     mesh: Mesh
     context_tokens: int
+    snapshot_interval: int
     concurrency: int
     memory_bytes_per_rank: int
     weighting: str
@@ -93,6 +105,7 @@ def make_plan(model: ModelCost, v32: ModelCost, others: tuple[ModelCost, ...], l
         device=load.device,
         mesh=load.mesh,
         context_tokens=load.context_tokens,
+        snapshot_interval=load.snapshot_interval,
         concurrency=load.concurrency,
         memory_bytes_per_rank=load.memory_bytes,
         weighting=WEIGHTING,
@@ -115,6 +128,7 @@ def estimate(cost: ModelCost, v32: ModelCost, load: Load) -> Figures:
         marginal_bytes_per_token=cost.marginal_bytes,
         fixed_bytes_per_sequence=cost.fixed_bytes,
         snapshot_bytes=cost.snapshot_bytes,
+        snapshots_bytes=cost.snapshot_bytes * (tokens // load.snapshot_interval),
         cache_read_per_token=sum(term.read_bytes(tokens) for term in cost.caches),
         max_sequences=max_sequences(cost, load),
         linear_flops=2 * cost.active_parameters,

@@ -55,6 +55,7 @@ ROWS = (
     Row("  a further token", "marginal_bytes_per_token", _plain),
     Row("  fixed", "fixed_bytes_per_sequence", show_bytes),
     Row("  a snapshot of a prefix", "snapshot_bytes", show_bytes),
+    Row("  snapshots at the interval", "snapshots_bytes", show_bytes),
     Row("  read for a token", "cache_read_per_token", show_bytes),
     Row("  of V3.2", "cache_share", _percent),
     Row("sequences that fit", "max_sequences", _plain),
@@ -85,6 +86,7 @@ def render_text(plan: Plan) -> str:
         f"devices    {mesh.num_ranks} x {device.name} (tp {mesh.tp}, ep {mesh.ep}),"
         f" {show_bytes(plan.memory_bytes_per_rank)} of {show_bytes(device.memory_bytes)} each for weights and cache",
         f"load       {plan.concurrency:,} at once, {plan.context_tokens:,} tokens each: {_verdict(plan)}",
+        f"snapshots  one each {plan.snapshot_interval:,} tokens of a text that is kept",
         f"weighting  {plan.weighting}",
         "roofline   no communication, launches, padding or drafts: nothing can be faster, real systems are slower",
         "",

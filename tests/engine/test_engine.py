@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from contextlib import suppress
+
 import pytest
 from engine_rig import Collected, Rig, expected_tokens, make_rig
 
@@ -41,6 +44,25 @@ def test_a_cancelled_request_ends_and_gives_its_pages_back(rig: Rig) -> None:
     assert sink.begun.wait(20)
     rig.engine.cancel("r")
     assert sink.wait().final.finish_reason is FinishReason.CANCELLED
+
+
+def test_a_thousand_random_cancels_lose_no_page() -> None:
+    rig, choose = make_rig(max_waiting=2000, host_cache_tokens=512), random.Random(1)
+    sinks = []
+    rig.engine.start()
+    for number in range(1000):
+        sinks.append(rig.submit(f"r{number}", num_prompt=choose.choice([1, 100, 128, 300, 600]), max_tokens=300))
+        if choose.random() < 0.3:
+            sinks[choose.randrange(len(sinks))].begun.wait(0.01)
+        for victim in {number, choose.randrange(number + 1)}:
+            with suppress(NotFoundError):
+                rig.engine.cancel(f"r{victim}")
+    for sink in sinks:
+        sink.wait()
+    rig.engine.close()
+    rig.loop.check()
+    assert all(used == 0 for used, _ in rig.cache.usage().values())
+    assert sum(sink.final.finish_reason is FinishReason.CANCELLED for sink in sinks) > 900
 
 
 def test_cancelling_an_unknown_id_says_so(rig: Rig) -> None:

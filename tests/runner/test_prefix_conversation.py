@@ -22,6 +22,20 @@ def ask(tokens: tuple[int, ...], max_tokens: int) -> Prompt:
     )
 
 
+EDITED_TOKENS = 16_384
+
+
+def test_an_edit_in_the_middle_computes_what_follows_it_alone(random_checkpoint: Path) -> None:
+    tokens = prompt(EDITED_TOKENS).token_ids
+    middle = EDITED_TOKENS // 2
+    edited = (*tokens[:middle], *prompt(5, salt=1).token_ids, *tokens[middle:])
+    with open_engine(random_checkpoint, num_threads=2) as engine:
+        answer(engine, ask(tokens, 1))
+        found = answer(engine, ask(edited, 1)).final.usage
+    computed = found.num_input_tokens - found.num_cached_tokens
+    assert computed <= EDITED_TOKENS // 2 + 2048 + 128 + 5, computed
+
+
 def test_an_agent_of_ten_turns_computes_at_most_five_percent_again(random_checkpoint: Path) -> None:
     tokens, shares = prompt(SYSTEM_TOKENS).token_ids, []
     with open_engine(random_checkpoint, num_threads=2) as engine:
