@@ -13,6 +13,8 @@ COUNTERS = {
     "dsv4_prompt_tokens_total": "Prompt tokens of admitted requests",
     "dsv4_output_tokens_total": "Tokens generated",
     "dsv4_cached_tokens_total": "Prompt tokens found in the prefix cache",
+    "dsv4_drafted_tokens_total": "Tokens computed on trial, by drafter {drafter}",
+    "dsv4_accepted_tokens_total": "Tokens of them that were right, by drafter {drafter}",
     "dsv4_preemptions_total": "Sequences preempted for want of pages",
     "dsv4_rank_restarts_total": "Times that the ranks were restarted",
 }

@@ -159,6 +159,8 @@ class PlanRow:
     Rule: is_sampled says that the logits of the last token choose the next one; forced_token_id replaces that choice
           (its logprob is still reported). wants_prompt_logprobs asks for the logprob of every prompt token that follows
           a token of this row.
+          The last num_drafts tokens are drafts: each is accepted if it is the token that would have been chosen, the
+          first one that is not is replaced by that choice.
           num_written is how many positions were ever written, if a step before went further than `start` and its last
           tokens were taken back (at most the layout's max_drafts).
     """
@@ -166,6 +168,7 @@ class PlanRow:
     sequence_id: int
     start: int
     token_ids: tuple[int, ...]
+    num_drafts: int = 0
     num_written: int = 0
     grants: tuple[PageGrant, ...] = ()
     is_sampled: bool = True

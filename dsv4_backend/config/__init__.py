@@ -15,6 +15,7 @@ from dsv4_backend.config.read import load_model_config, parse_model_config
 from dsv4_backend.config.serving import (
     END_MARKER,
     CacheFormat,
+    Drafter,
     ExecutorKind,
     Numerics,
     ServingConfig,
@@ -26,6 +27,7 @@ __all__ = [
     "CacheFormat",
     "DraftKind",
     "DraftSpec",
+    "Drafter",
     "ExecutorKind",
     "ExpertFormat",
     "LayerKind",

@@ -25,6 +25,13 @@ class ExecutorKind(str, Enum):
     ZERO = "zero"
 
 
+class Drafter(str, Enum):
+    """Where drafts come from. NGRAM: what followed the newest tokens the last time that they stood in the text."""
+
+    NONE = "none"
+    NGRAM = "ngram"
+
+
 class Numerics(str, Enum):
     """TRAINED keeps the FP8/FP4 round trips and Hadamard of DeepSeek's reference; PLAIN leaves them out."""
 
@@ -45,7 +52,8 @@ class CacheFormat(str, Enum):
 
 
 _AT_LEAST_ONE = (
-    "max_sequences", "max_waiting", "max_snapshots", "max_host_snapshots", "context_tokens", "max_output_tokens",
+    "max_sequences", "max_waiting", "max_snapshots", "max_host_snapshots", "max_draft_sequences",
+    "context_tokens", "max_output_tokens",
 )  # fmt: skip
 _SWITCH = {"true": True, "false": False}
 
@@ -60,7 +68,8 @@ class ServingConfig:
            end of a prompt, and where a text ends.
            what finds no room any more moves to host memory, which holds host_cache_tokens and max_host_snapshots.
            disk_cache names a folder where kept beginnings outlive the server, in at most disk_cache_gb (10^9 bytes).
-           max_drafts tokens of a step may be taken back.
+           the drafter proposes up to max_drafts tokens per sequence and step while at most max_draft_sequences run;
+           they change no answer, and cost rows of every window.
            prompt plus answer never exceed min(context_tokens, the model's positions).
            request_time_limit_s is the idle limit: it bounds a request whose client is gone but cannot be seen
            (cancellation does not cross a Triton ensemble).
@@ -81,7 +90,9 @@ class ServingConfig:
     disk_cache: str = ""
     disk_cache_gb: float = 64.0
     cache_format: CacheFormat = CacheFormat.FP32
+    drafter: Drafter = Drafter.NONE
     max_drafts: int = 0
+    max_draft_sequences: int = 8
     context_tokens: int = 1_048_576
     max_output_tokens: int = 393_216
     default_max_tokens: int = 0
@@ -107,6 +118,14 @@ class ServingConfig:
             )
         if not 0 <= self.max_drafts <= MAX_DRAFTS:
             raise ConfigError(f"max_drafts is {self.max_drafts} but must be within 0 and {MAX_DRAFTS}.")
+        if self.drafter is not Drafter.NONE and not self.max_drafts:
+            raise ConfigError(f"drafter is {self.drafter.value} but max_drafts is 0. Set max_drafts to 4.")
+        most = (1 + self.max_drafts) * min(self.max_draft_sequences, self.max_sequences)
+        if self.drafter is not Drafter.NONE and most > self.max_step_tokens:
+            raise ConfigError(
+                f"{most} tokens of a step may be drafts and the tokens before them (max_drafts {self.max_drafts}), but"
+                f" max_step_tokens is {self.max_step_tokens}. Set at least {most}, or lower max_draft_sequences."
+            )
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)} but must be at least 1.")

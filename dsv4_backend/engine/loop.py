@@ -116,9 +116,11 @@ class StepLoop:
             if outcome.error:
                 self._end(stream, FinishReason.ERROR, outcome.error)
                 continue
-            reason = None
-            for token_id in outcome.token_ids:
-                reason = stream.push(token_id, outcome.logprobs, now_s)
+            if advance.num_drafted:
+                drafter = self._scheduler.drafter
+                self._metrics.count("dsv4_drafted_tokens_total", advance.num_drafted, drafter=drafter)
+                self._metrics.count("dsv4_accepted_tokens_total", advance.num_accepted, drafter=drafter)
+            reason = stream.take(outcome.token_ids, outcome.logprobs, now_s)
             if reason is not None:
                 self._end(stream, reason)
             elif outcome.token_ids:

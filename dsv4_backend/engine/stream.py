@@ -52,12 +52,25 @@ class Stream:
             self._is_queued = False
             self._metrics.observe("dsv4_queue_seconds", now_s - self.sequence.arrival_s)
 
-    def push(self, token_id: int, logprobs: tuple[TokenLogprob, ...], now_s: float) -> FinishReason | None:
-        """Take one generated token; return why the request ends with it, if it does."""
+    def take(self, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...], now_s: float) -> FinishReason | None:
+        """Take the newest tokens of the sequence; return why the request ends with one of them, if it does.
+
+        Rule: tokens behind that one are dropped.
+        """
+        first = self.sequence.num_output - len(token_ids) + 1
+        for index, token_id in enumerate(token_ids):
+            reason = self._push(token_id, logprobs[index : index + 1], now_s, first + index)
+            if reason is not None:
+                self.sequence.drop_last(len(token_ids) - 1 - index)
+                return reason
+        return None
+
+    def _push(
+        self, token_id: int, logprobs: tuple[TokenLogprob, ...], now_s: float, num_output: int
+    ) -> FinishReason | None:
         self._measure(now_s)
         self._logprobs.extend(logprobs)
         limits = self.sequence.prompt.limits
-        num_output = self.sequence.num_output
         is_end = token_id in self._rules.eos_token_ids and not limits.ignore_eos
         is_hit = self._releaser.push(token_id, is_text=not is_end, is_matched=num_output > limits.min_tokens)
         if is_end or is_hit:

@@ -222,7 +222,8 @@ def _runs(counts: Rows) -> tuple[Rows, Rows]:
 def _logits(plan: StepPlan, spans: _Spans) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
     """Tokens whose logits are wanted, and each row's share of them.
 
-    Rule: every token of a row that wants prompt logprobs, else the last one of a row that is sampled, else none.
+    Rule: every token of a row that wants prompt logprobs, else the last one of a row that is sampled and the drafts
+          after it, else none.
     """
     tokens: list[int] = []
     shares = []
@@ -231,6 +232,6 @@ def _logits(plan: StepPlan, spans: _Spans) -> tuple[Tensor, tuple[tuple[int, int
         if row.wants_prompt_logprobs:
             tokens.extend(range(first, last))
         elif row.is_sampled:
-            tokens.append(last - 1)
+            tokens.extend(range(last - 1 - row.num_drafts, last))
         shares.append((begin, len(tokens)))
     return torch.tensor(tokens, dtype=torch.int64), tuple(shares)

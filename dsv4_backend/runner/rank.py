@@ -103,7 +103,7 @@ class Rank:
         logits = self._model.forward(inputs, self._cache)
         chosen = self._choose(plan, logits, inputs.logit_spans)
         rows = (
-            self._result(row, chosen.get(row.sequence_id), logits[first:last])
+            self._result(row, chosen[row.sequence_id], logits[first:last])
             for row, (first, last) in zip(plan.rows, inputs.logit_spans, strict=True)
         )
         return StepResult(step=plan.step, rows=tuple(rows), damaged=damaged)
@@ -113,22 +113,33 @@ class Rank:
         if self._disk is not None:
             self._disk.close()
 
-    def _choose(self, plan: StepPlan, logits: Tensor, spans: tuple[tuple[int, int], ...]) -> dict[int, Choice]:
-        """Sample every row that asks for it; rows whose constraint failed get that error."""
-        chosen, picked, choosing = {}, [], []
-        for row, (_, last) in zip(plan.rows, spans, strict=True):
-            state = self._states[row.sequence_id]
-            if not row.is_sampled:
-                continue
-            if state.error:
-                chosen[row.sequence_id] = Choice(error=state.error)
-                continue
-            picked.append((row.sequence_id, last - 1))
-            choosing.append(state.choosing(row))
-        rows = logits[torch.tensor([index for _, index in picked], dtype=torch.int64)]  # [S, V]
-        for (sequence_id, _), choice in zip(picked, sample(rows, choosing), strict=True):
-            chosen[sequence_id] = self._accept(sequence_id, choice)
+    def _choose(self, plan: StepPlan, logits: Tensor, spans: tuple[tuple[int, int], ...]) -> dict[int, list[Choice]]:
+        """Sample every row that asks for it, and go on behind each draft that was right.
+
+        Rule: a row whose constraint failed gets that error.
+        """
+        chosen: dict[int, list[Choice]] = {row.sequence_id: [] for row in plan.rows}
+        pending = [
+            (row, last - 1 - row.num_drafts) for row, (_, last) in zip(plan.rows, spans, strict=True) if row.is_sampled
+        ]
+        while pending:
+            for row, _ in pending:
+                if self._states[row.sequence_id].error:
+                    chosen[row.sequence_id].append(Choice(error=self._states[row.sequence_id].error))
+            pending = [(row, index) for row, index in pending if not self._states[row.sequence_id].error]
+            rows = logits[torch.tensor([index for _, index in pending], dtype=torch.int64)]  # [S, V]
+            choices = sample(rows, [self._states[row.sequence_id].choosing(row) for row, _ in pending])
+            for (row, _), choice in zip(pending, choices, strict=True):
+                chosen[row.sequence_id].append(self._accept(row.sequence_id, choice))
+            pending = [(row, index + 1) for row, index in pending if self._goes_on(row, chosen[row.sequence_id])]
         return chosen
+
+    def _goes_on(self, row: PlanRow, choices: list[Choice]) -> bool:
+        """Whether the newest choice is the draft that was computed behind it, and no end."""
+        newest, number = choices[-1], len(choices) - 1
+        if newest.error or number >= row.num_drafts or newest.token_id in self._model.config.eos_token_ids:
+            return False
+        return newest.token_id == row.token_ids[len(row.token_ids) - row.num_drafts + number]
 
     def _accept(self, sequence_id: int, choice: Choice) -> Choice:
         """Tell the sequence of its new token; a forced token that breaks the grammar ends that request alone."""
@@ -140,16 +151,14 @@ class Rank:
             return Choice(error=str(error))
         return choice
 
-    def _result(self, row: PlanRow, choice: Choice | None, logits: Tensor) -> RowResult:
-        prompt = self._prompt_logprobs(row, logits) if row.wants_prompt_logprobs else ()
-        if choice is None:
-            return RowResult(sequence_id=row.sequence_id, prompt_logprobs=prompt)
+    def _result(self, row: PlanRow, choices: list[Choice], logits: Tensor) -> RowResult:
+        good = [choice for choice in choices if not choice.error]
         return RowResult(
             sequence_id=row.sequence_id,
-            token_ids=() if choice.error else (choice.token_id,),
-            logprobs=(choice.logprob,) if choice.logprob else (),
-            prompt_logprobs=prompt,
-            error=choice.error,
+            token_ids=tuple(choice.token_id for choice in good),
+            logprobs=tuple(choice.logprob for choice in good if choice.logprob),
+            prompt_logprobs=self._prompt_logprobs(row, logits) if row.wants_prompt_logprobs else (),
+            error=choices[-1].error if choices else "",
         )
 
     def _prompt_logprobs(self, row: PlanRow, logits: Tensor) -> tuple[TokenLogprob, ...]:

@@ -36,7 +36,7 @@ class ZeroExecutor:
         if not row.is_sampled:
             return RowResult(sequence_id=row.sequence_id)
         prompt = self._prompts[row.sequence_id]
-        token_id = prompt[(row.start + len(row.token_ids)) % len(prompt)]
+        token_id = prompt[(row.start + len(row.token_ids) - row.num_drafts) % len(prompt)]
         if row.forced_token_id is not None:
             token_id = row.forced_token_id
         logprobs = (TokenLogprob(token_id=token_id, logprob=0.0),)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dsv4_backend.config import ServingConfig
+from dsv4_backend.config import Drafter, ServingConfig
 from dsv4_backend.config.model import PAGE_TOKENS
 from dsv4_backend.kv.manager import CacheManager
 from dsv4_backend.records import PageGrant, PlanRow, StepPlan, StepResult
 from dsv4_backend.scheduler.budget import chunk_tokens, fair_shares
 from dsv4_backend.scheduler.queue import WaitingQueue
 from dsv4_backend.scheduler.sequence import Sequence
+from dsv4_backend.speculative import DraftPace
 
 SUSPECT_RESTARTS = 2
 
@@ -27,6 +28,8 @@ class Advance:
     sequence: Sequence
     row: PlanRow
     num_new_tokens: int = 0
+    num_drafted: int = 0
+    num_accepted: int = 0
     error: str = ""
 
 
@@ -40,12 +43,18 @@ class Scheduler:
         self._running: list[Sequence] = []
         self._dropped: list[int] = []
         self._step = 0
+        self._has_drafts = False
         self.num_preemptions = 0
 
     @property
     def running(self) -> tuple[Sequence, ...]:
         """Sequences that hold pages, oldest first."""
         return tuple(self._running)
+
+    @property
+    def drafter(self) -> str:
+        """Where drafts come from."""
+        return self._config.drafter.value
 
     @property
     def has_saves(self) -> bool:
@@ -64,6 +73,8 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Put an admitted sequence into the waiting line; the engine bounds how many there are."""
+        if self._config.drafter is not Drafter.NONE:
+            sequence.pace = DraftPace(self._config.max_drafts)
         self._waiting.add(sequence)
 
     def finish(self, sequence: Sequence) -> None:
@@ -100,8 +111,9 @@ class Scheduler:
         self._admit(now_s)
         candidates = self._candidates()
         decoding = [item for item in candidates if not item.is_prefilling]
+        self._has_drafts = len(candidates) <= self._config.max_draft_sequences
         rows = [row for item in decoding if item in self._running and (row := self._row(item, 1))]
-        budget = self._config.max_step_tokens - len(rows)
+        budget = self._config.max_step_tokens - sum(len(row.token_ids) for row in rows)
         prefills = sorted((item for item in candidates if item.is_prefilling), key=lambda item: item.last_step)
         for item, share in zip(prefills, fair_shares((item.num_pending for item in prefills), budget), strict=True):
             if share and item in self._running:
@@ -123,13 +135,20 @@ class Scheduler:
             sequence = alive.get(row.sequence_id)
             if sequence is None:
                 continue  # cancelled while the step ran
-            sequence.num_computed = row.start + len(row.token_ids)
-            self._cache.commit(sequence.id, sequence.num_computed)
+            num_accepted = sequence.advance(row, len(outcome.token_ids))
             sequence.keep_prompt_logprobs(row.start, outcome)
             for token_id in outcome.token_ids:
                 sequence.append(token_id)
+            self._cache.commit(sequence.id, sequence.num_computed)
             advances.append(
-                Advance(sequence=sequence, row=row, num_new_tokens=len(outcome.token_ids), error=outcome.error)
+                Advance(
+                    sequence=sequence,
+                    row=row,
+                    num_new_tokens=len(outcome.token_ids),
+                    num_drafted=row.num_drafts,
+                    num_accepted=num_accepted,
+                    error=outcome.error,
+                )
             )
         return advances
 
@@ -179,7 +198,10 @@ class Scheduler:
     def _row(self, sequence: Sequence, num_tokens: int) -> PlanRow | None:
         """Reserve pages for the next tokens of a sequence, preempting less urgent ones where needed."""
         end = sequence.num_computed + num_tokens
-        grants = self._cache.reserve(sequence.id, end)
+        drafts = sequence.propose() if self._has_drafts and not sequence.is_prefilling else ()
+        grants = self._cache.reserve(sequence.id, end + len(drafts))
+        if grants is None and drafts:
+            drafts, grants = (), self._cache.reserve(sequence.id, end)
         while grants is None:
             victim = max(self._running, key=_urgency)
             self._preempt(victim)
@@ -190,7 +212,9 @@ class Scheduler:
         return PlanRow(
             sequence_id=sequence.id,
             start=sequence.num_computed,
-            token_ids=tuple(sequence.token_ids[sequence.num_computed : end]),
+            token_ids=(*sequence.token_ids[sequence.num_computed : end], *drafts),
+            num_drafts=len(drafts),
+            num_written=sequence.num_written,
             grants=self._owned(sequence, grants),
             is_sampled=is_last,
             forced_token_id=sequence.forced_token_id if is_last else None,

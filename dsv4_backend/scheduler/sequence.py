@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from dsv4_backend.kv.prefix import KeyedTokens
-from dsv4_backend.records import Prompt, Request, RowResult, SequenceStart, TokenLogprob, Usage
+from dsv4_backend.records import PlanRow, Prompt, Request, RowResult, SequenceStart, TokenLogprob, Usage
 from dsv4_backend.scheduler.reasoning import ReasoningBudget
+from dsv4_backend.speculative import DraftPace, NgramDrafts
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -16,6 +17,7 @@ class Sequence:
     Units: times in seconds of the engine's clock.
     Rule:  token_ids are prompt and answer; positions [0, num_computed) are in the cache. A sequence that was never
            started, was preempted, or whose rank was lost has num_computed 0 and is not `is_on_rank`.
+           num_written is how many positions were ever written: more than num_computed where drafts were wrong.
            num_shared tokens of the prompt were found in the prefix cache at the first start.
     """
 
@@ -26,19 +28,23 @@ class Sequence:
     token_ids: list[int]
     num_prompt: int
     num_computed: int = 0
+    num_written: int = 0
     is_on_rank: bool = False
     last_step: int = -1
     num_restarts: int = 0
     num_shared: int = 0
     is_first_start: bool = False
     reasoning: ReasoningBudget | None = None
+    pace: DraftPace | None = None
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     keyed: KeyedTokens = field(init=False)
+    ngrams: NgramDrafts = field(init=False)
 
     def __post_init__(self) -> None:
         prompt = self.prompt
         may_hit = not prompt.sampling.prompt_logprobs  # which need the logits of every prompt token
         self.keyed = KeyedTokens(self.token_ids, prompt.cache_salt, may_hit=may_hit)
+        self.ngrams = NgramDrafts(self.token_ids)
 
     @property
     def prompt(self) -> Prompt:
@@ -86,6 +92,28 @@ class Sequence:
         if self.reasoning:
             self.reasoning.push(token_id)
 
+    def drop_last(self, count: int) -> None:
+        """Forget the newest tokens: the request ended before them."""
+        if count:
+            del self.token_ids[-count:]
+
+    def propose(self) -> tuple[int, ...]:
+        """Drafts for the next step; none where the answer may not get that long, or a budget may force a token."""
+        room = self.max_tokens - self.num_output - 1
+        if self.pace is None or self.reasoning is not None or room <= 0:
+            return ()
+        return self.ngrams.propose(min(count, room)) if (count := self.pace.count()) else ()
+
+    def advance(self, row: PlanRow, num_sampled: int) -> int:
+        """A row was computed: note what is in the cache now, and return how many drafts were right."""
+        num_accepted = max(0, num_sampled - 1) if row.num_drafts else 0
+        end = row.start + len(row.token_ids)
+        self.num_computed = end - row.num_drafts + num_accepted
+        self.num_written = max(self.num_written, end)
+        if self.pace and row.num_drafts:
+            self.pace.note(row.num_drafts, num_accepted)
+        return num_accepted
+
     def start_record(self) -> SequenceStart:
         """What a rank must know before the first row."""
         return SequenceStart(
@@ -106,13 +134,13 @@ class Sequence:
 
     def share(self, num_tokens: int) -> None:
         """The first num_tokens are in the cache already; what counts for usage is what was found at the first start."""
-        self.num_computed = num_tokens
+        self.num_computed = self.num_written = num_tokens
         if not self.num_output and self.last_step < 0:
             self.num_shared = num_tokens
 
     def forget_cache(self) -> None:
         """Everything must be computed again: preemption, or a lost rank."""
-        self.num_computed = 0
+        self.num_computed = self.num_written = 0
         self.is_on_rank = False
 
 

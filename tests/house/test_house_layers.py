@@ -9,7 +9,7 @@ from source_tree import PACKAGES, closure, imports, internal_target, modules
 LAYERS = {
     "errors": 0,
     "records": 1, "config": 2, "metrics": 1,
-    "text": 3, "chat": 4, "kv": 3, "parallel": 3, "checkpoint": 4,
+    "text": 3, "chat": 4, "kv": 3, "speculative": 3, "parallel": 3, "checkpoint": 4,
     "scheduler": 5, "model": 5, "plan": 5,
     "engine": 6, "sampling": 6, "grammar": 6,
     "runner": 7,
@@ -20,7 +20,8 @@ LAYERS = {
     "cli": 12,
 }  # fmt: skip
 DECISION_SIDE = (
-    "errors", "records", "config", "metrics", "text", "chat", "kv", "scheduler", "engine", "server", "plan",
+    "errors", "records", "config", "metrics", "text", "chat", "kv", "speculative", "scheduler", "engine", "server",
+    "plan",
 )  # fmt: skip
 ADAPTERS = {
     "deepseek_recipe": "dsv4_backend.chat",
