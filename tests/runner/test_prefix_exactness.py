@@ -69,25 +69,21 @@ def test_answers_under_pressure_equal_fresh_ones(random_checkpoint: Path, numeri
         fresh = [answer(engine, item) for item in branches]
     metrics = Counts()
     with open_engine(random_checkpoint, metrics, numerics=numerics, cache_tokens=1024, max_snapshots=2) as engine:
-        found = [item for _ in range(3) for item in answer_together(engine, branches)]
-    assert bits(found) == bits(fresh * 3)
+        found = [item for _ in range(2) for item in answer_together(engine, branches)]
+    assert bits(found) == bits(fresh * 2)
     assert metrics.counts["dsv4_preemptions_total"] > 0 and metrics.counts["dsv4_cached_tokens_total"] > 0
 
 
-@pytest.mark.parametrize("cache_format", [CacheFormat.FP32, CacheFormat.PACKED_FP4INDEX], ids=lambda item: item.value)
-def test_texts_that_come_back_from_host_memory_equal_fresh_ones(
-    random_checkpoint: Path, numerics: Numerics, cache_format: CacheFormat
-) -> None:
-    """Three times as many pages as the device has, so that nothing is found there the second time."""
-    offsets = (1, 3, 4, 5, 60, 127, 128, 129)
-    texts = [prompt(256 + offset, salt=offset, max_tokens=6) for offset in offsets]
-    settings = {"numerics": numerics, "cache_format": cache_format, "cache_tokens": 1024}
+def test_texts_that_come_back_from_host_memory_equal_fresh_ones(random_checkpoint: Path) -> None:
+    """More pages than the device has, so that nothing is found there the second time."""
+    texts = [prompt(256 + offset, salt=offset, max_tokens=6) for offset in (1, 4, 127, 128)]
+    settings = {"cache_format": CacheFormat.PACKED_FP4INDEX, "cache_tokens": 512}
     with open_engine(random_checkpoint, prefix_cache=False, **settings) as engine:
         fresh = [answer(engine, item) for item in texts]
-    with open_engine(random_checkpoint, host_cache_tokens=4096, **settings) as engine:
-        found = [answer(engine, item) for _ in range(3) for item in texts]
-    assert bits(found) == bits(fresh * 3)
-    assert [cached(item) for item in found[len(texts) :]] == [256] * 6 + [256, 384] + [256] * 6 + [256, 384]
+    with open_engine(random_checkpoint, host_cache_tokens=2048, **settings) as engine:
+        found = [answer(engine, item) for _ in range(2) for item in texts]
+    assert bits(found) == bits(fresh * 2)
+    assert [cached(item) for item in found] == [0] * 4 + [256] * 4
 
 
 def test_another_tenant_computes_everything(random_checkpoint: Path) -> None:
