@@ -97,6 +97,22 @@ class AsyncClient:
         if messages:
             raise await self._explain("", messages[0], model)
 
+    async def is_ready(self) -> bool:
+        """Tell whether the server answers and serves the ensemble."""
+        try:
+            answer = await self._stub.ModelReady(service_pb2.ModelReadyRequest(name=self.model), timeout=PROBE_S)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.ready)
+
+    async def settings(self) -> dict[str, str]:
+        """Return the text parameters of the runtime's configuration. Raises: the errors of `dsv4_client.errors`."""
+        try:
+            found = await self._stub.ModelConfig(service_pb2.ModelConfigRequest(name=self.runtime), timeout=PROBE_S)
+        except grpc.aio.AioRpcError as error:
+            raise await self._explain(error.code().name, error.details() or "", self.runtime) from None
+        return {name: value.string_value for name, value in found.config.parameters.items()}
+
     async def _events(self, progress: _Progress) -> AsyncGenerator[Event, None]:
         """Yield the events of a stream; the last ones only after its status has been read."""
         last: list[Event] = []

@@ -1,9 +1,10 @@
-"""API body → Prompt, through deepseek-recipe, DeepSeek's own library. The only file that imports it."""
+"""API body → Prompt, through deepseek-recipe, DeepSeek's own library. With reply.py the only file that imports it."""
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import deepseek_recipe as recipe
@@ -22,25 +23,37 @@ from dsv4_backend.chat.body import (
     with_free_choice,
 )
 from dsv4_backend.chat.options import read_cache_salt, read_limits, read_priority, read_sampling
+from dsv4_backend.chat.reply import REQUESTS, ReplyStream
 from dsv4_backend.errors import RequestError
 from dsv4_backend.records import Constraint, Prompt
 from dsv4_backend.text.constraint import check_constraint, check_schema
-from dsv4_backend.text.vocab import tokenizer_file
+from dsv4_backend.text.vocab import Vocabulary, tokenizer_file
 
-_RequestType = type[recipe.ChatCompletionRequest] | type[recipe.ResponsesRequest] | type[recipe.MessagesRequest]
-_REQUESTS: dict[Protocol, _RequestType] = {
-    Protocol.CHAT: recipe.ChatCompletionRequest,
-    Protocol.RESPONSES: recipe.ResponsesRequest,
-    Protocol.MESSAGES: recipe.MessagesRequest,
-}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """A request body that was understood but not yet tokenised."""
+
+    protocol: Protocol
+    body: Body
+    request: recipe.ConversationRequest
+    echo: recipe.ResponsesEcho | None
+    constraint: Constraint | None
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether the answer begins with reasoning."""
+        return bool(self.request.conversation.thinking_mode)
 
 
 class ChatEncoder:
     """Converts and encodes request bodies with the tokenizer of one checkpoint. Holds no state of requests."""
 
     def __init__(self, path: Path | str) -> None:
-        tokenizer = recipe.Tokenizer.from_file(str(tokenizer_file(path)))
-        self._encoding = recipe.DeepseekV4Encoding().with_tokenizer(tokenizer)
+        file = tokenizer_file(path)
+        self._tokenizer = recipe.Tokenizer.from_file(str(file))
+        self._vocabulary = Vocabulary.load(file)
+        self._encoding = recipe.DeepseekV4Encoding().with_tokenizer(self._tokenizer)
         self._options = recipe.ConversionOptions()
 
     def encode(self, protocol: str, body: str) -> Prompt:
@@ -50,15 +63,34 @@ class ChatEncoder:
                 constraint forces it after the reasoning. Sampling values of the body count, thinking or not.
         Raises: RequestError with the place or the value; ConstraintError for a schema that cannot be enforced.
         """
-        kind = parse_protocol(protocol)
-        given = normalise(kind, parse_body(body))
+        return self.prompt(self.read(parse_protocol(protocol), parse_body(body)))
+
+    def read(self, protocol: Protocol, body: Body) -> Reading:
+        """Understand a request body. Raises: as `encode`, but for what only its tokens tell."""
+        given = normalise(protocol, body)
         for place, schema in strict_schemas(given):
             check_schema(schema, place)
         forced = forced_tool(given)
-        converted = self._convert_forced(kind, given) if forced else self._convert(kind, given)
-        constraint = _constraint(converted, given, forced)
+        request, echo = self._convert_forced(protocol, given) if forced else self._convert(protocol, given)
+        constraint = _constraint(request, given, forced)
         if constraint is not None:
             check_constraint(constraint)
+        return Reading(protocol=protocol, body=given, request=request, echo=echo, constraint=constraint)
+
+    def reply(self, reading: Reading, *, reply_id: str, model: str) -> ReplyStream:
+        """Return what turns the answer's tokens into events of the body's API."""
+        return ReplyStream(
+            reading.protocol,
+            reading.request,
+            reading.echo,
+            tokenizer=self._tokenizer,
+            vocabulary=self._vocabulary,
+            names=(reply_id, model),
+        )
+
+    def prompt(self, reading: Reading) -> Prompt:
+        """Return the prompt of an understood body. Raises: RequestError."""
+        converted, given = reading.request, reading.body
         options, parsing = converted.inference_options, converted.parsing_options
         return Prompt(
             token_ids=self._encode(converted),
@@ -74,22 +106,26 @@ class ChatEncoder:
                 stop=tuple(parsing.stop_sequences),
                 is_thinking=converted.conversation.thinking_mode,
             ),
-            constraint=constraint,
+            constraint=reading.constraint,
             priority=read_priority(given),
             cache_salt=read_cache_salt(given),
             stream=converted.stream,
         )
 
-    def _convert(self, protocol: Protocol, body: Body) -> recipe.ConversationRequest:
+    def _convert(self, protocol: Protocol, body: Body) -> tuple[recipe.ConversationRequest, recipe.ResponsesEcho | None]:
         try:
-            return _REQUESTS[protocol](json.dumps(body, ensure_ascii=False)).convert(self._options)
+            request = REQUESTS[protocol](json.dumps(body, ensure_ascii=False))
+            echo = request.echo() if isinstance(request, recipe.ResponsesRequest) else None
+            return request.convert(self._options), echo
         except (recipe.ConversionError, ValueError, TypeError) as error:
             raise RequestError(_explain(protocol, body, str(error))) from error
 
-    def _convert_forced(self, protocol: Protocol, body: Body) -> recipe.ConversationRequest:
+    def _convert_forced(
+        self, protocol: Protocol, body: Body
+    ) -> tuple[recipe.ConversationRequest, recipe.ResponsesEcho | None]:
         """Convert a body that forces a tool call: the library refuses that while thinking, so it is left free there."""
         free = self._convert(protocol, with_free_choice(protocol, body))
-        return free if free.conversation.thinking_mode else self._convert(protocol, body)
+        return free if free[0].conversation.thinking_mode else self._convert(protocol, body)
 
     def _encode(self, converted: recipe.ConversationRequest) -> tuple[int, ...]:
         try:
