@@ -45,6 +45,11 @@ class Reading:
         """Whether the answer begins with reasoning."""
         return bool(self.request.conversation.thinking_mode)
 
+    @property
+    def has_tools(self) -> bool:
+        """Whether the answer may hold tool calls."""
+        return bool(self.request.parsing_options.parse_tool_calls)
+
 
 class ChatEncoder:
     """Converts and encodes request bodies with the tokenizer of one checkpoint. Holds no state of requests."""
@@ -112,7 +117,9 @@ class ChatEncoder:
             stream=converted.stream,
         )
 
-    def _convert(self, protocol: Protocol, body: Body) -> tuple[recipe.ConversationRequest, recipe.ResponsesEcho | None]:
+    def _convert(
+        self, protocol: Protocol, body: Body
+    ) -> tuple[recipe.ConversationRequest, recipe.ResponsesEcho | None]:
         try:
             request = REQUESTS[protocol](json.dumps(body, ensure_ascii=False))
             echo = request.echo() if isinstance(request, recipe.ResponsesRequest) else None

@@ -14,12 +14,12 @@ from dsv4_backend.chat.body import Body, Protocol
 from dsv4_backend.records import FinishReason, TokenLogprob, Usage
 from dsv4_backend.text.vocab import Vocabulary
 
-REQUESTS = {
+REQUESTS: dict[Protocol, Any] = {
     Protocol.CHAT: recipe.ChatCompletionRequest,
     Protocol.RESPONSES: recipe.ResponsesRequest,
     Protocol.MESSAGES: recipe.MessagesRequest,
 }
-_REPLIES = {
+_REPLIES: dict[Protocol, Any] = {
     Protocol.CHAT: recipe.ChatCompletionResponse,
     Protocol.RESPONSES: recipe.ResponsesResponse,
     Protocol.MESSAGES: recipe.MessagesResponse,
