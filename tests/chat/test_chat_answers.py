@@ -83,7 +83,14 @@ def admits(compiler: GrammarCompiler, plain: TextEncoder) -> Any:
 
 def test_free_answers_are_not_constrained(encoder: ChatEncoder) -> None:
     assert constraint_of(encoder) is None
-    assert constraint_of(encoder, TOOLS) is None
+    assert constraint_of(encoder, TOOLS, {"tool_choice": "none"}) is None
+
+
+def test_a_call_that_nobody_forced_still_follows_its_schema(encoder: ChatEncoder, admits: Any) -> None:
+    found = asked(encoder, TOOLS)
+    assert admits(found, "hm</think>only words")
+    assert admits(found, f"hm</think>checking{OPEN}{CALL}{CLOSE}")
+    assert not admits(found, f"hm</think>checking{OPEN}{CALL.replace('7', 'x')}{CLOSE}")
 
 
 def test_json_object_asks_for_an_object(encoder: ChatEncoder) -> None:

@@ -17,8 +17,9 @@ _ANTHROPIC_TYPES = {
     401: "authentication_error", 404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error",
     500: "api_error", 503: "overloaded_error",
 }  # fmt: skip
-# What a rank finds while compiling comes as the text of an in-band error: it is the client's to change all the same.
+# A failed answer is told in text. What a rank finds while compiling is the client's to change; a rank that fails is not.
 _CLIENTS_FAULT = re.compile(r"constraint (cannot be compiled|allows no token)")
+_OUR_FAULT = re.compile(r"the model failed|rank \d+ (failed|died)")
 
 
 @dataclass(slots=True)
@@ -63,7 +64,7 @@ def as_api_error(error: Exception) -> ApiError:
         case OverloadedError():
             return ApiError(503, str(error), "overloaded", retry_after_s=error.retry_after_s)
         case RequestError():
-            return ApiError(400, str(error))
+            return failed(str(error)) if _OUR_FAULT.search(str(error)) else ApiError(400, str(error))
         case NotFoundError():
             return ApiError(404, str(error))
         case ServerUnreachableError() | ModelNotReadyError():
@@ -79,7 +80,7 @@ def failed(message: str) -> ApiError:
     """Return the error of a stream that the runtime ended with a reason."""
     if _CLIENTS_FAULT.search(message):
         return ApiError(400, message, "constraint")
-    return ApiError(500, f"the model failed: {message}", "model_failed")
+    return ApiError(500, "the model failed on this request; the server's log tells why.", "model_failed")
 
 
 def cancelled() -> ApiError:
