@@ -48,7 +48,8 @@ def _raw(service: Service, prompt: object, suffix: object, index: int) -> Raw:
             )
         if suffix not in (None, ""):
             raise ApiError(400, "suffix goes with a prompt of text, but this one is token ids.", param="suffix")
-        text = join_bytes(service.vocabulary, prompt).decode("utf-8", "replace")
+        shown = prompt[1:] if prompt[0] == service.vocabulary.bos_id else prompt  # the server leaves it out of an echo
+        text = join_bytes(service.vocabulary, shown).decode("utf-8", "replace")
         return Raw(prompt=list(prompt), token_ids=tuple(prompt), text=text)
     raise ApiError(400, f"prompt[{index}] is {prompt!r:.60} but must be text or token ids, and not empty.",
                    param="prompt")  # fmt: skip

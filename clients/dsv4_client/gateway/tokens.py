@@ -45,7 +45,8 @@ class LogprobWriter:
         piece["token_logprobs"].append(logprob)
         piece["top_logprobs"].append(top)
         piece["text_offset"].append(self._offset)
-        self._offset += len(self._vocabulary.token_bytes(token_id).decode("utf-8", "ignore"))
+        if token_id not in self._vocabulary.special_ids:  # marks of structure are no part of the text
+            self._offset += len(self._vocabulary.token_bytes(token_id).decode("utf-8", "ignore"))
 
     def _spell(self, token_id: int) -> str:
         """A token that is no whole text is spelled by its bytes, as OpenAI does."""
