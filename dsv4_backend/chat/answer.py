@@ -40,7 +40,7 @@ def regex_answer(pattern: str) -> Constraint:
 
 
 def free_tools(tools: Sequence[Tag], *, is_parallel: bool) -> Constraint | None:
-    """Constrain the calls that the model may make: once one begins, it is whole and fits its schema. Text stays free."""
+    """Constrain the calls that the model may make: once begun, one is whole and fits its schema. Text stays free."""
     if not tools:
         return None
     calls = {

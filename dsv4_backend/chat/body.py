@@ -1,8 +1,4 @@
-"""An API request body as a dict: parsed, and brought into the form that deepseek-recipe converts.
-
-Clients of OpenAI's and Anthropic's APIs send more spellings than DeepSeek's own API takes. They are rewritten here;
-what is unknown stays in the body, and the converter ignores it.
-"""
+"""An API request body as a dict: parsed, normalised, and what it says about tool calls."""
 
 from __future__ import annotations
 
@@ -12,9 +8,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from dsv4_backend.chat.spellings import apply_budget, respell_chat
 from dsv4_backend.errors import RequestError
 
 MODEL = "DeepSeek-V4-Pro"
+
 Body = dict[str, Any]
 
 
@@ -60,16 +58,12 @@ def parse_body(text: str) -> Body:
 def normalise(protocol: Protocol, body: Body) -> Body:
     """Return the body as the converter wants it; the given one is not changed.
 
-    Rule: any model name is accepted, because a runtime serves one checkpoint. The role developer is system.
-          max_completion_tokens is max_tokens. chat_template_kwargs switch thinking where the body itself does not.
+    Rule: any model name is accepted, because a runtime serves one checkpoint.
     """
     body = {**body, "model": MODEL}
+    apply_budget(body)
     if protocol is Protocol.CHAT:
-        if "messages" in body:
-            body["messages"] = _with_known_roles(body["messages"])
-        if body.get("max_completion_tokens") is not None:
-            body["max_tokens"] = body.pop("max_completion_tokens")
-        _apply_template_kwargs(body)
+        respell_chat(body)
     return body
 
 
@@ -116,23 +110,3 @@ def allows_parallel_calls(body: Body) -> bool:
     choice = body.get("tool_choice")
     is_single = isinstance(choice, dict) and choice.get("disable_parallel_tool_use") is True
     return body.get("parallel_tool_calls") is not False and not is_single
-
-
-def _with_known_roles(messages: object) -> object:
-    if not isinstance(messages, list):
-        return messages
-    return [
-        {**message, "role": "system"} if isinstance(message, dict) and message.get("role") == "developer" else message
-        for message in messages
-    ]
-
-
-def _apply_template_kwargs(body: Body) -> None:
-    given = body.get("chat_template_kwargs")
-    if not isinstance(given, dict):
-        return
-    is_thinking = given.get("thinking", given.get("enable_thinking"))
-    if isinstance(is_thinking, bool) and body.get("thinking") is None and body.get("reasoning_effort") is None:
-        body["thinking"] = {"type": "enabled" if is_thinking else "disabled"}
-    if given.get("reasoning_effort") is not None and body.get("reasoning_effort") is None:
-        body["reasoning_effort"] = given["reasoning_effort"]

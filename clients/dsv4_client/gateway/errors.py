@@ -17,7 +17,7 @@ _ANTHROPIC_TYPES = {
     401: "authentication_error", 404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error",
     500: "api_error", 503: "overloaded_error",
 }  # fmt: skip
-# A failed answer is told in text. What a rank finds while compiling is the client's to change; a rank that fails is not.
+# A failed answer is told in text. What a rank finds while compiling is the client's to mend, a broken rank is not.
 _CLIENTS_FAULT = re.compile(r"constraint (cannot be compiled|allows no token)")
 _OUR_FAULT = re.compile(r"the model failed|rank \d+ (failed|died)")
 
