@@ -77,8 +77,6 @@ class ChatEncoder:
             check_schema(schema, place)
         forced = forced_tool(given)
         request, echo = self._convert_forced(protocol, given) if forced else self._convert(protocol, given)
-        if any(message.image_sources for message in request.conversation.messages):
-            raise RequestError("the messages hold an image but the model reads text only. Leave the image out.")
         constraint = _constraint(request, given, forced)
         if constraint is not None:
             check_constraint(constraint)

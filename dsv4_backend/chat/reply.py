@@ -29,6 +29,9 @@ _FINISHES = {
     FinishReason.LENGTH: recipe.InferenceFinishReason.Length,
     FinishReason.TIME_LIMIT: recipe.InferenceFinishReason.Length,  # cut short; no API has a reason of its own for it
 }
+CALL_MARK = "｜DSML｜"
+_TEXTS = ("content", "reasoning_content", "text", "thinking", "delta")
+_NO_TEXTS = ("tools", "tool_calls", "input")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +46,9 @@ class ReplyStream:
     """Turns the tokens of one answer into events, and keeps the whole answer that they add up to.
 
     Rule: special tokens that mean nothing to the parser are counted but never become text, so no markup is left in
-          what a client reads: ends and roles always, DSML where no tool was offered, the thinking tags outside of
-          thinking. Tool-call ids are alphanumeric, because some agents rewrite others. Events of one reply come from
-          one thread.
+          what a client reads: ends and roles always, the thinking tags outside of thinking, DSML where no tool was
+          offered. A DSML mark that the parser leaves in a text, because no call came of it, is taken out.
+          Tool-call ids are alphanumeric, because some agents rewrite others. Events of one reply come from one thread.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class ReplyStream:
         self._hidden = _hidden_ids(vocabulary, parsing)
         self._processor = recipe.StreamProcessor(generator, parsing, tokenizer)
         self._whole: Any = None
+        self._has_strays = False
         self.created = int(time.time())
 
     @property
@@ -101,6 +105,8 @@ class ReplyStream:
         """Return the answer so far in the form of an unstreamed response."""
         found: Body = json.loads(self._whole.to_json())
         plain_ids(self._protocol, found)
+        if self._has_strays:
+            _drop_marks(found)
         return found
 
     def _chunks(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob]) -> Iterator[recipe.InferenceChunk]:
@@ -121,8 +127,12 @@ class ReplyStream:
     def _take(self, chunks: Sequence[Any]) -> list[ApiEvent]:
         events = []
         for chunk in chunks:
-            data = json.loads(chunk.to_json())
+            text = chunk.to_json()
+            data = json.loads(text)
             plain_ids(self._protocol, data)
+            if CALL_MARK in text:
+                self._has_strays = True
+                _drop_marks(data)
             events.append(ApiEvent(type(self._whole).sse_event_name(chunk) or "", data))
             self._whole.accumulate(chunk)
         return events
@@ -134,7 +144,7 @@ def _hidden_ids(vocabulary: Vocabulary, parsing: recipe.ParsingOptions) -> froze
     if parsing.thinking_initial_stage is not None:
         seen.add("</think>")
     if parsing.parse_tool_calls:
-        seen.add("｜DSML｜")
+        seen.add(CALL_MARK)
     return frozenset(
         token_id for token_id in vocabulary.special_ids if vocabulary.tokens[token_id].decode("utf-8") not in seen
     )
@@ -145,6 +155,19 @@ def plain_ids(protocol: Protocol, data: Body) -> None:
     for call, name in _calls(protocol, data):
         if isinstance(call.get(name), str):
             call[name] = "".join(filter(str.isalnum, call[name]))
+
+
+def _drop_marks(value: Any) -> None:
+    """Take DSML marks out of the texts of an event or an answer, not out of the arguments of calls."""
+    if isinstance(value, list):
+        for each in value:
+            _drop_marks(each)
+    elif isinstance(value, dict) and not str(value.get("type")).startswith("response.function_call"):
+        for name, each in value.items():
+            if name in _TEXTS and isinstance(each, str):
+                value[name] = each.replace(CALL_MARK, "")
+            elif name not in _NO_TEXTS:
+                _drop_marks(each)
 
 
 def _calls(protocol: Protocol, data: Body) -> Iterator[tuple[Body, str]]:
