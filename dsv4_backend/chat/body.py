@@ -91,18 +91,46 @@ def with_free_choice(protocol: Protocol, body: Body) -> Body:
     return {**body, "tool_choice": {"type": "auto"} if protocol is Protocol.MESSAGES else "auto"}
 
 
-def strict_schemas(body: Body) -> Iterator[tuple[str, object]]:
-    """Yield place and argument schema of every tool that asks to be strict.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSchema:
+    """The schema of one tool's arguments as the body has it, and where."""
 
-    They are read here because the converter drops keywords that it does not know from them.
-    """
+    name: str
+    place: str
+    schema: object
+    is_strict: bool
+
+
+def tool_schemas(body: Body) -> Iterator[ToolSchema]:
+    """Yield the argument schema of every tool; the converter leaves keywords out of those of strict tools."""
     tools = body.get("tools")
     for index, tool in enumerate(tools if isinstance(tools, list) else []):
         function = tool.get("function", tool) if isinstance(tool, dict) else None
-        if isinstance(function, dict) and function.get("strict") is True:
-            name = next((name for name in ("parameters", "input_schema") if function.get(name) is not None), None)
-            if name:
-                yield f"tools[{index}].{name}", function[name]
+        if not isinstance(function, dict):
+            continue
+        key = next((key for key in ("parameters", "input_schema") if function.get(key) is not None), None)
+        if key:
+            yield ToolSchema(name=str(function.get("name")), place=f"tools[{index}].{key}", schema=function[key],
+                             is_strict=function.get("strict") is True)  # fmt: skip
+
+
+def answer_schema(protocol: Protocol, body: Body) -> object:
+    """Return the JSON schema that the answer must fit, as the body has it, or None.
+
+    The converter leaves keywords out of strict ones, and knows none in Messages.
+    """
+    if protocol is Protocol.CHAT:
+        return _inside(body, "response_format", "json_schema", "schema")
+    if protocol is Protocol.RESPONSES:
+        return _inside(body, "text", "format", "schema")
+    found = _inside(body, "output_config", "format", "schema")
+    return _inside(body, "output_format", "schema") if found is None else found
+
+
+def _inside(value: object, *names: str) -> object:
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def allows_parallel_calls(body: Body) -> bool:

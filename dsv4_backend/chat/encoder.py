@@ -15,11 +15,12 @@ from dsv4_backend.chat.body import (
     ForcedTool,
     Protocol,
     allows_parallel_calls,
+    answer_schema,
     forced_tool,
     normalise,
     parse_body,
     parse_protocol,
-    strict_schemas,
+    tool_schemas,
     with_free_choice,
 )
 from dsv4_backend.chat.options import read_cache_salt, read_limits, read_priority, read_sampling
@@ -73,11 +74,12 @@ class ChatEncoder:
     def read(self, protocol: Protocol, body: Body) -> Reading:
         """Understand a request body. Raises: as `encode`, but for what only its tokens tell."""
         given = normalise(protocol, body)
-        for place, schema in strict_schemas(given):
-            check_schema(schema, place)
+        for tool in tool_schemas(given):
+            if tool.is_strict:
+                check_schema(tool.schema, tool.place)
         forced = forced_tool(given)
         request, echo = self._convert_forced(protocol, given) if forced else self._convert(protocol, given)
-        constraint = _constraint(request, given, forced)
+        constraint = _constraint(request, given, forced, answer_schema(protocol, given))
         if constraint is not None:
             check_constraint(constraint)
         return Reading(protocol=protocol, body=given, request=request, echo=echo, constraint=constraint)
@@ -141,17 +143,22 @@ class ChatEncoder:
             raise RequestError(f"the conversation cannot be encoded: {error}. Change the messages.") from error
 
 
-def _constraint(converted: recipe.ConversationRequest, body: Body, forced: ForcedTool | None) -> Constraint | None:
+def _constraint(
+    converted: recipe.ConversationRequest, body: Body, forced: ForcedTool | None, schema: object
+) -> Constraint | None:
+    """Return what binds the answer. Rule: schemas are those of the body; the converter's have lost keywords."""
     found = converted.inference_options.output_constraint
+    if found is None and schema is not None and not forced:
+        return json_answer(json.dumps(schema))
     if found is None:
         if forced:
             raise RequestError("tool_choice forces a call but there are no tools. Send `tools`, or leave it out.")
         return None
     if found.kind == "json":
-        return json_answer(found.schema)
+        return json_answer(found.schema if schema is None else json.dumps(schema))
     if found.kind == "regex":
         return regex_answer(found.schema)
-    tools = json.loads(found.schema)
+    tools = _with_own_schemas(json.loads(found.schema), body)
     is_parallel = allows_parallel_calls(body)
     if forced is None:
         return free_tools(tools, is_parallel=is_parallel)
@@ -160,6 +167,14 @@ def _constraint(converted: recipe.ConversationRequest, body: Body, forced: Force
         is_parallel=is_parallel,
         is_open=converted.parsing_options.starts_in_tool_calls,
     )
+
+
+def _with_own_schemas(tools: list[Body], body: Body) -> list[Body]:
+    own = {tool.name: tool.schema for tool in tool_schemas(body)}
+    for tool in tools:
+        function = tool["function"]
+        function["parameters"] = own.get(function["name"], function.get("parameters"))
+    return tools
 
 
 def _explain(protocol: Protocol, body: Body, reason: str) -> str:

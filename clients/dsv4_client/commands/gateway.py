@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
@@ -87,4 +90,17 @@ async def _serve(settings: GatewaySettings, args: argparse.Namespace) -> None:
     )
     scheme = "https" if args.tls_cert else "http"
     sys.stderr.write(f"gateway {scheme}://{args.host}:{args.port}/v1 serves {settings.model_name}\n")
-    await uvicorn.Server(config).serve()
+    server = _Server(config)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.handle_exit, number, None)
+    await server.serve()
+
+
+class _Server(uvicorn.Server):
+    """A server whose signals are handled by the event loop: uvicorn would raise them again after its clean end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the handlers alone."""
+        yield
