@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import logging
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import uvicorn
-
 from dsv4_backend.errors import ConfigError
-from dsv4_client.gateway.app import make_app
-from dsv4_client.gateway.service import make_service
+from dsv4_client.gateway.serve import Listen, serve
 from dsv4_client.gateway.settings import GatewaySettings, read_keys
 from dsv4_client.stream import DEFAULT_URL
 
@@ -51,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C; running answers are finished first. Raises: ConfigError."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    asyncio.run(_serve(read_settings(args), args))
+    listen = Listen(host=args.host, port=args.port, certificate=args.tls_cert, key=args.tls_key)
+    asyncio.run(serve(read_settings(args), listen))
     return 0
 
 
@@ -72,35 +67,3 @@ def read_settings(args: argparse.Namespace) -> GatewaySettings:
         max_body_bytes=args.max_body_bytes,
         request_timeout_s=args.timeout,
     )
-
-
-async def _serve(settings: GatewaySettings, args: argparse.Namespace) -> None:
-    """Serve inside this event loop, to which the gRPC channel belongs."""
-    app = make_app(make_service(settings))
-    config = uvicorn.Config(
-        app,
-        host=args.host,
-        port=args.port,
-        access_log=False,  # the gateway writes its own, without any text of a request
-        log_level="warning",
-        ssl_certfile=args.tls_cert,
-        ssl_keyfile=args.tls_key,
-        timeout_graceful_shutdown=30,
-        server_header=False,
-    )
-    scheme = "https" if args.tls_cert else "http"
-    sys.stderr.write(f"gateway {scheme}://{args.host}:{args.port}/v1 serves {settings.model_name}\n")
-    server = _Server(config)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.handle_exit, number, None)
-    await server.serve()
-
-
-class _Server(uvicorn.Server):
-    """A server whose signals are handled by the event loop: uvicorn would raise them again after its clean end."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the handlers alone."""
-        yield
