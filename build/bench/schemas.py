@@ -31,7 +31,7 @@ from dsv4_backend.launcher import Server, ServerOptions  # noqa: E402
 from dsv4_backend.records import FinishReason  # noqa: E402
 
 MAX_TOKENS = 400
-TOGETHER = 8
+TOGETHER = 32
 SPEED = 64
 WORDS = ("red", "green", "blue", "north", "south", "on", "off")
 

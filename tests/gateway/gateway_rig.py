@@ -42,6 +42,7 @@ class Call:
     protocol: str
     request_id: str
     options: dict[str, Any]
+    headers: dict[str, str]
     is_over: bool = False
     stopped: threading.Event = field(default_factory=threading.Event)
     stopped_s: float = 0.0
@@ -65,9 +66,10 @@ class ScriptedClient:
         protocol: str = "chat",
         request_id: str = "",
         timeout_s: float | None = None,
+        headers: Any = None,
         **options: Any,
     ) -> AsyncIterator[Event]:
-        call = Call(prompt, protocol, request_id, options)
+        call = Call(prompt, protocol, request_id, options, headers)
         self.calls.append(call)
         try:
             async for event in self.script(call):

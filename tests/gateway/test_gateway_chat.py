@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -207,12 +208,27 @@ def test_a_wrong_body_is_refused_before_the_server_sees_it(gateway: Gateway, bod
     assert gateway.server.calls == []
 
 
-def test_a_client_that_leaves_stops_its_request_at_once(gateway: Gateway) -> None:
-    gateway.server.script = endless(gateway.ids("word "))
-    with gateway.http.stream("POST", CHAT, json={"messages": HELLO, "stream": True, **OFF}) as response:
-        next(response.iter_bytes())
-    call = gateway.server.calls[0]
-    assert call.stopped.wait(5)
+def test_a_client_that_leaves_stops_its_request_within_50_ms(gateway: Gateway) -> None:
+    """The best of ten: a shared machine may be busy at any one of them."""
+    delays = []
+    for _ in range(10):
+        gateway.server.calls.clear()
+        gateway.server.script = endless(gateway.ids("word "))
+        with gateway.http.stream("POST", CHAT, json={"messages": HELLO, "stream": True, **OFF}) as response:
+            next(response.iter_bytes())
+            left_s = time.monotonic()
+        call = gateway.server.calls[0]
+        assert call.stopped.wait(5)
+        delays.append(call.stopped_s - left_s)
+    assert min(delays) < 0.05
+
+
+def test_a_trace_goes_on_to_the_server(gateway: Gateway) -> None:
+    gateway.says("Good day")
+    parent = f"00-{'a' * 32}-{'b' * 16}-01"
+    gateway.post(CHAT, {"messages": HELLO}, headers={"traceparent": parent})
+    gateway.post(CHAT, {"messages": HELLO}, headers={"traceparent": "junk"})
+    assert [call.headers for call in gateway.server.calls] == [{"traceparent": parent}, {}]
 
 
 def test_a_client_that_leaves_before_the_first_token_stops_its_request_too(gateway: Gateway) -> None:

@@ -15,6 +15,7 @@ from dsv4_client.errors import BrokenStreamError
 from dsv4_client.events import Delta, Final
 from dsv4_client.gateway.errors import cancelled, failed
 from dsv4_client.gateway.service import Service
+from dsv4_client.gateway.trace import trace_headers
 from dsv4_client.options import Options
 
 Body = dict[str, Any]
@@ -52,6 +53,7 @@ async def answer(service: Service, question: Question, into: list[Body]) -> Asyn
         protocol=question.reading.protocol.value,
         request_id=question.reply_id,
         timeout_s=service.settings.request_timeout_s,
+        headers=trace_headers(),
         **question.options,
     )
     usage: Usage | None = None

@@ -21,6 +21,7 @@ from dsv4_client.gateway.requests import Body, fresh_id, read_json, switch, whol
 from dsv4_client.gateway.service import Service
 from dsv4_client.gateway.together import together
 from dsv4_client.gateway.tokens import LogprobWriter
+from dsv4_client.gateway.trace import trace_headers
 from dsv4_client.options import Options
 
 _PASSED = (
@@ -106,7 +107,11 @@ async def _run(service: Service, choice: _Choice) -> AsyncGenerator[Body, None]:
     """Yield the choice object of each new piece of text, the last one with its finish reason."""
     timeout_s = service.settings.request_timeout_s
     source = service.client.generate(
-        choice.raw.prompt, request_id=choice.request_id, timeout_s=timeout_s, **choice.options
+        choice.raw.prompt,
+        request_id=choice.request_id,
+        timeout_s=timeout_s,
+        headers=trace_headers(),
+        **choice.options,
     )
     async with aclosing(source):
         async for event in source:

@@ -16,6 +16,7 @@ from dsv4_client.gateway.errors import ApiError
 from dsv4_client.gateway.http import dump
 from dsv4_client.gateway.service import Service
 from dsv4_client.gateway.settings import digest
+from dsv4_client.gateway.trace import enter_trace
 
 OPEN_PATHS = frozenset(("/health", "/v1/health/live", "/v1/health/ready"))
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -38,6 +39,7 @@ class Gate:
         request_id = headers.get("x-request-id", "")
         request_id = request_id if _SAFE_ID.fullmatch(request_id) else f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
+        enter_trace(headers)
         watch = _Watch(send, request_id)
         metrics = self._service.metrics
         metrics.num_running += 1
