@@ -32,7 +32,7 @@ from dsv4_backend.records import FinishReason  # noqa: E402
 
 MAX_TOKENS = 400
 TOGETHER = 32
-SPEED = 64
+SPEED = 16
 WORDS = ("red", "green", "blue", "north", "south", "on", "off")
 
 
