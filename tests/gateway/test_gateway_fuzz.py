@@ -32,7 +32,7 @@ messages = st.lists(
 bodies = st.dictionaries(names, values, max_size=5)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.sampled_from(PATHS), body=bodies, talk=messages)
 def test_any_body_gives_an_answer_or_a_refusal(gateway: Gateway, path: str, body: dict[str, Any], talk: Any) -> None:
     whole = {"messages": talk, "input": talk, "prompt": "x", "max_tokens": 4, **body}
@@ -44,7 +44,7 @@ def test_any_body_gives_an_answer_or_a_refusal(gateway: Gateway, path: str, body
 header_text = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(["x-request-id", "authorization", "x-api-key", "content-type", "accept", "traceparent"]),
        value=header_text)  # fmt: skip
 def test_any_header_is_harmless(gateway: Gateway, name: str, value: str) -> None:

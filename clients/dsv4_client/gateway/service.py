@@ -31,7 +31,6 @@ class Service:
     reasoning: ReasoningCache = field(default_factory=ReasoningCache)
     store: ResponseStore
     call_mark_id: int | None
-    num_running: int = 0
     max_model_len: int = 0
 
     def check_model(self, name: object) -> None:
