@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_rig import Gateway
+from gateway_rig import Gateway, run_gateway
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -53,8 +53,14 @@ def test_any_header_is_harmless(gateway: Gateway, name: str, value: str) -> None
 
 
 @pytest.mark.slow
-def test_schemathesis_finds_no_server_error(gateway: Gateway, tmp_path: Path) -> None:
-    gateway.says("Good day")
+def test_schemathesis_finds_no_server_error(nano_checkpoint: Path, tmp_path: Path) -> None:
+    with run_gateway(nano_checkpoint, model_names=("*",)) as gateway:
+        gateway.says("Good day")
+        _run_schemathesis(gateway, tmp_path)
+        assert len(gateway.server.calls) > 100
+
+
+def _run_schemathesis(gateway: Gateway, tmp_path: Path) -> None:
     program = "from schemathesis.cli import schemathesis; schemathesis()"
     command = [sys.executable, "-c", program, "run", f"{gateway.url}/openapi.json", "--checks", "not_a_server_error"]
     command += ["--max-examples", "40", "--seed", "1", "--report", "ndjson", "--report-dir", str(tmp_path)]

@@ -12,7 +12,12 @@ _SHARED: dict[str, Any] = {
     "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
     "seed": {"type": "integer", "minimum": 0},
 }
-_MESSAGES = {"type": "array", "minItems": 1, "items": {"type": "object"}}
+_MESSAGE = {
+    "type": "object",
+    "required": ["role", "content"],
+    "properties": {"role": {"type": "string", "enum": ["user", "assistant"]}, "content": {"type": "string"}},
+}
+_MESSAGES = {"type": "array", "minItems": 1, "items": _MESSAGE}
 _TOOLS = {"type": "array", "items": {"type": "object"}}
 
 
