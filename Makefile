@@ -5,6 +5,7 @@ HOST ?= 127.0.0.1
 HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
+GATEWAY_PORT ?= 8080
 NANO_STEPS ?= 3000
 NANO_COUNT ?= 16
 SETUP = $(PYTHON) build/setup/main.py --torch $(TORCH)
@@ -13,7 +14,7 @@ SHELL = /bin/bash
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup preflight demo serve chat test test-ci test-full nano nano-eval check format bench validate clean
+.PHONY: help setup preflight demo serve gateway chat test test-ci test-full nano nano-eval check format bench validate clean
 
 help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +32,9 @@ demo: setup ## Start the server, stream a few chats and a raw prompt through it,
 serve: ## Serve until Ctrl-C (HTTP_PORT=8000 GRPC_PORT=8001 METRICS_PORT=8002; 0 = any free one)
 	@$(SETUP) --ports $(HTTP_PORT) $(GRPC_PORT) $(METRICS_PORT)
 	@exec $(BIN)/dsv4 serve --host $(HOST) --http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") $(SERVE_ARGS)
+
+gateway: setup ## Answer OpenAI's and Anthropic's APIs in front of a running server (GATEWAY_PORT=8080)
+	@exec $(BIN)/dsv4 gateway --url $(HOST):$(GRPC_PORT) --host $(HOST) --port $(GATEWAY_PORT) $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") $(GATEWAY_ARGS)
 
 validate: setup ## Check a checkpoint without loading it: make validate CHECKPOINT=DIR
 	@test -n "$(CHECKPOINT)" || { echo "type: make validate CHECKPOINT=/path/to/checkpoint"; exit 2; }

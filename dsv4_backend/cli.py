@@ -49,6 +49,9 @@ COMMANDS = {
     "serve": Command("dsv4_backend.commands.serve", "run the server until SIGTERM, then drain"),
     "chat": Command("dsv4_client.commands.chat", "talk to a running server"),
     "generate": Command("dsv4_client.commands.generate", "stream the completion of a raw prompt"),
+    "gateway": Command(
+        "dsv4_client.commands.gateway", "answer OpenAI's and Anthropic's APIs in front of a running server"
+    ),
     "tokens": Command("dsv4_client.commands.tokens", "show the token ids of a text or a chat (no server needed)"),
     "check": Command("dsv4_backend.commands.check", "validate a checkpoint and print its sizes"),
     "plan": Command("dsv4_backend.commands.plan", "say what a deployment needs and could reach at best"),

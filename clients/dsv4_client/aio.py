@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, Unpack
@@ -61,17 +61,19 @@ class AsyncClient:
         protocol: str = "chat",
         request_id: str = "",
         timeout_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
         **options: Unpack[Options],
     ) -> AsyncGenerator[Event, None]:
         """Start a request and yield its events; closing the generator before `Final` stops the request.
 
+        Rule:   `headers` go to the server as gRPC metadata, such as the `traceparent` of a trace.
         Raises: the errors of `dsv4_client.errors`.
         """
         model = self.runtime if is_token_ids(prompt) else self.model
         request_id = request_id or uuid.uuid4().hex
         message = build_request(model, request_id, prompt, protocol, options)
         backstop_s = None if timeout_s is None else timeout_s + 2 * STOP_S  # the timer ends it before, in good order
-        call = self._stub.ModelStreamInfer(_once(message), timeout=backstop_s)
+        call = self._stub.ModelStreamInfer(_once(message), timeout=backstop_s, metadata=tuple((headers or {}).items()))
         progress = _Progress(call=call, model=model, request_id=request_id)
         timer = None if timeout_s is None else asyncio.create_task(self._expire(progress, timeout_s))
         try:
@@ -96,6 +98,22 @@ class AsyncClient:
             raise await self._explain(error.code().name, error.details() or "", model) from None
         if messages:
             raise await self._explain("", messages[0], model)
+
+    async def is_ready(self) -> bool:
+        """Tell whether the server answers and serves the ensemble."""
+        try:
+            answer = await self._stub.ModelReady(service_pb2.ModelReadyRequest(name=self.model), timeout=PROBE_S)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.ready)
+
+    async def settings(self) -> dict[str, str]:
+        """Return the text parameters of the runtime's configuration. Raises: the errors of `dsv4_client.errors`."""
+        try:
+            found = await self._stub.ModelConfig(service_pb2.ModelConfigRequest(name=self.runtime), timeout=PROBE_S)
+        except grpc.aio.AioRpcError as error:
+            raise await self._explain(error.code().name, error.details() or "", self.runtime) from None
+        return {name: value.string_value for name, value in found.config.parameters.items()}
 
     async def _events(self, progress: _Progress) -> AsyncGenerator[Event, None]:
         """Yield the events of a stream; the last ones only after its status has been read."""

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from dsv4_backend.records import FinishReason, TokenLogprob, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delta:
-    """Newly generated tokens and their text.
+class TextSpan:
+    """Where the text of a delta lies: bytes [skip_bytes, keep_bytes) of the joined bytes of token_ids."""
 
-    Rule: text is empty when the runtime is addressed directly: only the ensemble has a detokenizer.
+    token_ids: tuple[int, ...]
+    skip_bytes: int
+    keep_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """Newly generated tokens and their text; `usage` counts up to here.
+
+    Rule: text is empty when the runtime is addressed directly: only the ensemble has a detokenizer. `span` then says
+          what a caller with a vocabulary may decode.
           prompt_logprobs stand in the first delta only, and only when `echo` asked for them.
     """
 
@@ -22,6 +32,8 @@ class Delta:
     index: int
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    usage: Usage | None = field(default=None, compare=False)
+    span: TextSpan | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2
 
 from dsv4_backend.errors import RequestError
 from dsv4_backend.records import FinishReason, TokenLogprob, Usage
-from dsv4_client.events import Delta, Event, Final
+from dsv4_client.events import Delta, Event, Final, TextSpan
 from dsv4_client.options import BOOL, INT32, STRING, Options, TensorKind, encode_option
 
 # Raw text, the body of a chat / responses / messages request, or token ids (those go to the runtime directly).
@@ -34,7 +34,8 @@ class Reply:
     def events(self) -> list[Event]:
         """Return the delta, unless it is empty, and the end of the stream when this response is the last."""
         delta = self.delta
-        is_empty = not (delta.text or delta.token_ids or delta.prompt_logprobs)
+        has_span = delta.span is not None and delta.span.keep_bytes > delta.span.skip_bytes
+        is_empty = not (delta.text or delta.token_ids or delta.prompt_logprobs or has_span)
         found: list[Event] = [] if is_empty else [delta]
         if self.finish_reason is not None:
             found.append(Final(finish_reason=self.finish_reason, usage=self.usage, error=self.error))
@@ -95,17 +96,19 @@ def read_reply(response: service_pb2.ModelInferResponse) -> Reply:
     raw = {output.name: data for output, data in zip(response.outputs, response.raw_output_contents, strict=False)}
     reason = _text(raw, "finish_reason")
     logprobs = json.loads(_text(raw, "output_logprobs") or "{}")
+    usage = Usage(
+        num_input_tokens=_int(raw, "num_input_tokens"),
+        num_output_tokens=_int(raw, "num_output_tokens"),
+        num_cached_tokens=_int(raw, "num_cached_tokens"),
+    )
     delta = Delta(
         text=_text(raw, "text_output"),
         token_ids=_ints(raw, "token_ids"),
         index=_int(raw, "index"),
         logprobs=_logprobs(logprobs.get("tokens")),
         prompt_logprobs=_logprobs(logprobs.get("prompt")),
-    )
-    usage = Usage(
-        num_input_tokens=_int(raw, "num_input_tokens"),
-        num_output_tokens=_int(raw, "num_output_tokens"),
-        num_cached_tokens=_int(raw, "num_cached_tokens"),
+        usage=usage,
+        span=_span(raw),
     )
     return Reply(
         delta=delta,
@@ -113,6 +116,13 @@ def read_reply(response: service_pb2.ModelInferResponse) -> Reply:
         finish_reason=FinishReason(reason) if reason else None,
         error=_text(raw, "error"),
     )
+
+
+def _span(raw: Mapping[str, bytes]) -> TextSpan | None:
+    if "text_ids" not in raw:
+        return None
+    counts = (_int(raw, "skip_bytes"), _int(raw, "keep_bytes"))
+    return TextSpan(token_ids=_ints(raw, "text_ids"), skip_bytes=counts[0], keep_bytes=counts[1])
 
 
 def _text(raw: Mapping[str, bytes], name: str) -> str:

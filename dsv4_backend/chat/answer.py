@@ -40,8 +40,8 @@ def regex_answer(pattern: str) -> Constraint:
 
 
 def free_tools(tools: Sequence[Tag], *, is_parallel: bool) -> Constraint | None:
-    """Constrain the calls that the model may make; text stays free. None unless a tool asks to be strict."""
-    if not any(_is_strict(tool) for tool in tools):
+    """Constrain the calls that the model may make: once begun, one is whole and fits its schema. Text stays free."""
+    if not tools:
         return None
     calls = {
         "type": "tag",
@@ -90,10 +90,6 @@ def _parameters(function: Tag) -> object:
     if not function.get("strict"):
         schema = drop_unenforceable(schema)
     return spell_out(schema) or {"type": "object"}
-
-
-def _is_strict(tool: Tag) -> bool:
-    return bool(tool["function"].get("strict"))
 
 
 def _structural(form: Tag) -> Constraint:

@@ -1,8 +1,4 @@
-"""An API request body as a dict: parsed, and brought into the form that deepseek-recipe converts.
-
-Clients of OpenAI's and Anthropic's APIs send more spellings than DeepSeek's own API takes. They are rewritten here;
-what is unknown stays in the body, and the converter ignores it.
-"""
+"""An API request body as a dict: parsed, normalised, and what it says about tool calls."""
 
 from __future__ import annotations
 
@@ -12,9 +8,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from dsv4_backend.chat.spellings import apply_budget, respell_chat
 from dsv4_backend.errors import RequestError
 
 MODEL = "DeepSeek-V4-Pro"
+
 Body = dict[str, Any]
 
 
@@ -60,16 +58,12 @@ def parse_body(text: str) -> Body:
 def normalise(protocol: Protocol, body: Body) -> Body:
     """Return the body as the converter wants it; the given one is not changed.
 
-    Rule: any model name is accepted, because a runtime serves one checkpoint. The role developer is system.
-          max_completion_tokens is max_tokens. chat_template_kwargs switch thinking where the body itself does not.
+    Rule: any model name is accepted, because a runtime serves one checkpoint.
     """
     body = {**body, "model": MODEL}
+    apply_budget(body)
     if protocol is Protocol.CHAT:
-        if "messages" in body:
-            body["messages"] = _with_known_roles(body["messages"])
-        if body.get("max_completion_tokens") is not None:
-            body["max_tokens"] = body.pop("max_completion_tokens")
-        _apply_template_kwargs(body)
+        respell_chat(body)
     return body
 
 
@@ -97,18 +91,46 @@ def with_free_choice(protocol: Protocol, body: Body) -> Body:
     return {**body, "tool_choice": {"type": "auto"} if protocol is Protocol.MESSAGES else "auto"}
 
 
-def strict_schemas(body: Body) -> Iterator[tuple[str, object]]:
-    """Yield place and argument schema of every tool that asks to be strict.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSchema:
+    """The schema of one tool's arguments as the body has it, and where."""
 
-    They are read here because the converter drops keywords that it does not know from them.
-    """
+    name: str
+    place: str
+    schema: object
+    is_strict: bool
+
+
+def tool_schemas(body: Body) -> Iterator[ToolSchema]:
+    """Yield the argument schema of every tool; the converter leaves keywords out of those of strict tools."""
     tools = body.get("tools")
     for index, tool in enumerate(tools if isinstance(tools, list) else []):
         function = tool.get("function", tool) if isinstance(tool, dict) else None
-        if isinstance(function, dict) and function.get("strict") is True:
-            name = next((name for name in ("parameters", "input_schema") if function.get(name) is not None), None)
-            if name:
-                yield f"tools[{index}].{name}", function[name]
+        if not isinstance(function, dict):
+            continue
+        key = next((key for key in ("parameters", "input_schema") if function.get(key) is not None), None)
+        if key:
+            yield ToolSchema(name=str(function.get("name")), place=f"tools[{index}].{key}", schema=function[key],
+                             is_strict=function.get("strict") is True)  # fmt: skip
+
+
+def answer_schema(protocol: Protocol, body: Body) -> object:
+    """Return the JSON schema that the answer must fit, as the body has it, or None.
+
+    The converter leaves keywords out of strict ones, and knows none in Messages.
+    """
+    if protocol is Protocol.CHAT:
+        return _inside(body, "response_format", "json_schema", "schema")
+    if protocol is Protocol.RESPONSES:
+        return _inside(body, "text", "format", "schema")
+    found = _inside(body, "output_config", "format", "schema")
+    return _inside(body, "output_format", "schema") if found is None else found
+
+
+def _inside(value: object, *names: str) -> object:
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def allows_parallel_calls(body: Body) -> bool:
@@ -116,23 +138,3 @@ def allows_parallel_calls(body: Body) -> bool:
     choice = body.get("tool_choice")
     is_single = isinstance(choice, dict) and choice.get("disable_parallel_tool_use") is True
     return body.get("parallel_tool_calls") is not False and not is_single
-
-
-def _with_known_roles(messages: object) -> object:
-    if not isinstance(messages, list):
-        return messages
-    return [
-        {**message, "role": "system"} if isinstance(message, dict) and message.get("role") == "developer" else message
-        for message in messages
-    ]
-
-
-def _apply_template_kwargs(body: Body) -> None:
-    given = body.get("chat_template_kwargs")
-    if not isinstance(given, dict):
-        return
-    is_thinking = given.get("thinking", given.get("enable_thinking"))
-    if isinstance(is_thinking, bool) and body.get("thinking") is None and body.get("reasoning_effort") is None:
-        body["thinking"] = {"type": "enabled" if is_thinking else "disabled"}
-    if given.get("reasoning_effort") is not None and body.get("reasoning_effort") is None:
-        body["reasoning_effort"] = given["reasoning_effort"]

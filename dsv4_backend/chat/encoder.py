@@ -1,9 +1,10 @@
-"""API body → Prompt, through deepseek-recipe, DeepSeek's own library. The only file that imports it."""
+"""API body → Prompt, through deepseek-recipe, DeepSeek's own library. With reply.py the only file that imports it."""
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import deepseek_recipe as recipe
@@ -14,33 +15,51 @@ from dsv4_backend.chat.body import (
     ForcedTool,
     Protocol,
     allows_parallel_calls,
+    answer_schema,
     forced_tool,
     normalise,
     parse_body,
     parse_protocol,
-    strict_schemas,
+    tool_schemas,
     with_free_choice,
 )
 from dsv4_backend.chat.options import read_cache_salt, read_limits, read_priority, read_sampling
+from dsv4_backend.chat.reply import REQUESTS, ReplyStream
 from dsv4_backend.errors import RequestError
 from dsv4_backend.records import Constraint, Prompt
 from dsv4_backend.text.constraint import check_constraint, check_schema
-from dsv4_backend.text.vocab import tokenizer_file
+from dsv4_backend.text.vocab import Vocabulary, tokenizer_file
 
-_RequestType = type[recipe.ChatCompletionRequest] | type[recipe.ResponsesRequest] | type[recipe.MessagesRequest]
-_REQUESTS: dict[Protocol, _RequestType] = {
-    Protocol.CHAT: recipe.ChatCompletionRequest,
-    Protocol.RESPONSES: recipe.ResponsesRequest,
-    Protocol.MESSAGES: recipe.MessagesRequest,
-}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """A request body that was understood but not yet tokenised."""
+
+    protocol: Protocol
+    body: Body
+    request: recipe.ConversationRequest
+    echo: recipe.ResponsesEcho | None
+    constraint: Constraint | None
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether the answer begins with reasoning."""
+        return bool(self.request.conversation.thinking_mode)
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether the answer may hold tool calls."""
+        return bool(self.request.parsing_options.parse_tool_calls)
 
 
 class ChatEncoder:
     """Converts and encodes request bodies with the tokenizer of one checkpoint. Holds no state of requests."""
 
     def __init__(self, path: Path | str) -> None:
-        tokenizer = recipe.Tokenizer.from_file(str(tokenizer_file(path)))
-        self._encoding = recipe.DeepseekV4Encoding().with_tokenizer(tokenizer)
+        file = tokenizer_file(path)
+        self._tokenizer = recipe.Tokenizer.from_file(str(file))
+        self._vocabulary = Vocabulary.load(file)
+        self._encoding = recipe.DeepseekV4Encoding().with_tokenizer(self._tokenizer)
         self._options = recipe.ConversionOptions()
 
     def encode(self, protocol: str, body: str) -> Prompt:
@@ -50,15 +69,35 @@ class ChatEncoder:
                 constraint forces it after the reasoning. Sampling values of the body count, thinking or not.
         Raises: RequestError with the place or the value; ConstraintError for a schema that cannot be enforced.
         """
-        kind = parse_protocol(protocol)
-        given = normalise(kind, parse_body(body))
-        for place, schema in strict_schemas(given):
-            check_schema(schema, place)
+        return self.prompt(self.read(parse_protocol(protocol), parse_body(body)))
+
+    def read(self, protocol: Protocol, body: Body) -> Reading:
+        """Understand a request body. Raises: as `encode`, but for what only its tokens tell."""
+        given = normalise(protocol, body)
+        for tool in tool_schemas(given):
+            if tool.is_strict:
+                check_schema(tool.schema, tool.place)
         forced = forced_tool(given)
-        converted = self._convert_forced(kind, given) if forced else self._convert(kind, given)
-        constraint = _constraint(converted, given, forced)
+        request, echo = self._convert_forced(protocol, given) if forced else self._convert(protocol, given)
+        constraint = _constraint(request, given, forced, answer_schema(protocol, given))
         if constraint is not None:
             check_constraint(constraint)
+        return Reading(protocol=protocol, body=given, request=request, echo=echo, constraint=constraint)
+
+    def reply(self, reading: Reading, *, reply_id: str, model: str) -> ReplyStream:
+        """Return what turns the answer's tokens into events of the body's API."""
+        return ReplyStream(
+            reading.protocol,
+            reading.request,
+            reading.echo,
+            tokenizer=self._tokenizer,
+            vocabulary=self._vocabulary,
+            names=(reply_id, model),
+        )
+
+    def prompt(self, reading: Reading) -> Prompt:
+        """Return the prompt of an understood body. Raises: RequestError."""
+        converted, given = reading.request, reading.body
         options, parsing = converted.inference_options, converted.parsing_options
         return Prompt(
             token_ids=self._encode(converted),
@@ -74,22 +113,28 @@ class ChatEncoder:
                 stop=tuple(parsing.stop_sequences),
                 is_thinking=converted.conversation.thinking_mode,
             ),
-            constraint=constraint,
+            constraint=reading.constraint,
             priority=read_priority(given),
             cache_salt=read_cache_salt(given),
             stream=converted.stream,
         )
 
-    def _convert(self, protocol: Protocol, body: Body) -> recipe.ConversationRequest:
+    def _convert(
+        self, protocol: Protocol, body: Body
+    ) -> tuple[recipe.ConversationRequest, recipe.ResponsesEcho | None]:
         try:
-            return _REQUESTS[protocol](json.dumps(body, ensure_ascii=False)).convert(self._options)
+            request = REQUESTS[protocol](json.dumps(body, ensure_ascii=False))
+            echo = request.echo() if isinstance(request, recipe.ResponsesRequest) else None
+            return request.convert(self._options), echo
         except (recipe.ConversionError, ValueError, TypeError) as error:
             raise RequestError(_explain(protocol, body, str(error))) from error
 
-    def _convert_forced(self, protocol: Protocol, body: Body) -> recipe.ConversationRequest:
+    def _convert_forced(
+        self, protocol: Protocol, body: Body
+    ) -> tuple[recipe.ConversationRequest, recipe.ResponsesEcho | None]:
         """Convert a body that forces a tool call: the library refuses that while thinking, so it is left free there."""
         free = self._convert(protocol, with_free_choice(protocol, body))
-        return free if free.conversation.thinking_mode else self._convert(protocol, body)
+        return free if free[0].conversation.thinking_mode else self._convert(protocol, body)
 
     def _encode(self, converted: recipe.ConversationRequest) -> tuple[int, ...]:
         try:
@@ -98,17 +143,22 @@ class ChatEncoder:
             raise RequestError(f"the conversation cannot be encoded: {error}. Change the messages.") from error
 
 
-def _constraint(converted: recipe.ConversationRequest, body: Body, forced: ForcedTool | None) -> Constraint | None:
+def _constraint(
+    converted: recipe.ConversationRequest, body: Body, forced: ForcedTool | None, schema: object
+) -> Constraint | None:
+    """Return what binds the answer. Rule: schemas are those of the body; the converter's have lost keywords."""
     found = converted.inference_options.output_constraint
+    if found is None and schema is not None and not forced:
+        return json_answer(json.dumps(schema))
     if found is None:
         if forced:
             raise RequestError("tool_choice forces a call but there are no tools. Send `tools`, or leave it out.")
         return None
     if found.kind == "json":
-        return json_answer(found.schema)
+        return json_answer(found.schema if schema is None else json.dumps(schema))
     if found.kind == "regex":
         return regex_answer(found.schema)
-    tools = json.loads(found.schema)
+    tools = _with_own_schemas(json.loads(found.schema), body)
     is_parallel = allows_parallel_calls(body)
     if forced is None:
         return free_tools(tools, is_parallel=is_parallel)
@@ -117,6 +167,14 @@ def _constraint(converted: recipe.ConversationRequest, body: Body, forced: Force
         is_parallel=is_parallel,
         is_open=converted.parsing_options.starts_in_tool_calls,
     )
+
+
+def _with_own_schemas(tools: list[Body], body: Body) -> list[Body]:
+    own = {tool.name: tool.schema for tool in tool_schemas(body)}
+    for tool in tools:
+        function = tool["function"]
+        function["parameters"] = own.get(function["name"], function.get("parameters"))
+    return tools
 
 
 def _explain(protocol: Protocol, body: Body, reason: str) -> str:

@@ -58,7 +58,10 @@ def resolve_settings(args: argparse.Namespace) -> tuple[ServingConfig, dict[str,
         )
         raise ConfigError(f"there is no config.json in the checkpoint {checkpoint}. {fix}")
     settings["checkpoint"] = str(checkpoint)
-    return parse_serving_config(settings), settings
+    config = parse_serving_config(settings)
+    for name in ("cache_tokens", "context_tokens"):  # a gateway reads there how long a text may be
+        settings.setdefault(name, str(getattr(config, name)))
+    return config, settings
 
 
 def server_options(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -37,6 +38,10 @@ class GrammarCompiler:
             stop_token_ids=list(self.eos_ids),
         )
         threads = torch.get_num_threads()  # a bounded string costs seconds of one core on a full vocabulary
+        # Reasoning goes on meanwhile: the library lets other threads run while it compiles.
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dsv4-grammar")
+        self._free = torch.ones(vocab_size, dtype=torch.bool)
+        self._free[list(self.eos_ids)] = False
         self._compiler = xgrammar.GrammarCompiler(info, max_threads=threads, cache_limit_bytes=CACHE_BYTES)
 
     @classmethod
@@ -45,8 +50,8 @@ class GrammarCompiler:
         return cls(Vocabulary.load(checkpoint), config.vocab_size, config.eos_token_ids)
 
     def answer_matcher(self, constraint: Constraint, prompt_ids: Sequence[int]) -> AnswerMatcher:
-        """Return a matcher that leaves an open thinking part of this prompt free. Raises: ConstraintError."""
-        return AnswerMatcher(self.matcher(constraint), self._vocab, prompt_ids)
+        """Return a matcher that leaves an open thinking part of this prompt free, and begin to compile its grammar."""
+        return AnswerMatcher(self._pool.submit(self.matcher, constraint), self._free, self._vocab, prompt_ids)
 
     def matcher(self, constraint: Constraint) -> GrammarMatcher:
         """Return a matcher at the beginning of the constraint.

@@ -44,12 +44,6 @@ class GrammarMatcher:
         bits = np.unpackbits(self._words.view(np.uint8)[0], bitorder="little")[: self._vocab_size]
         return torch.from_numpy(bits.view(np.bool_))
 
-    def all_but_end(self) -> torch.Tensor:
-        """Return a mask that forbids the end of the sequence only. Shapes: [V] bool."""
-        mask = torch.ones(self._vocab_size, dtype=torch.bool)
-        mask[list(self._eos_ids)] = False
-        return mask
-
     def accept(self, token_id: int) -> None:
         """Move over one token. Raises: ConstraintError, without a move, if the grammar does not allow it."""
         if self.is_terminated and token_id in self._eos_ids:

@@ -83,7 +83,14 @@ def admits(compiler: GrammarCompiler, plain: TextEncoder) -> Any:
 
 def test_free_answers_are_not_constrained(encoder: ChatEncoder) -> None:
     assert constraint_of(encoder) is None
-    assert constraint_of(encoder, TOOLS) is None
+    assert constraint_of(encoder, TOOLS, {"tool_choice": "none"}) is None
+
+
+def test_a_call_that_nobody_forced_still_follows_its_schema(encoder: ChatEncoder, admits: Any) -> None:
+    found = asked(encoder, TOOLS)
+    assert admits(found, "hm</think>only words")
+    assert admits(found, f"hm</think>checking{OPEN}{CALL}{CLOSE}")
+    assert not admits(found, f"hm</think>checking{OPEN}{CALL.replace('7', 'x')}{CLOSE}")
 
 
 def test_json_object_asks_for_an_object(encoder: ChatEncoder) -> None:
@@ -168,6 +175,35 @@ UNIQUE = {"type": "object", "properties": {"a": {"type": "array", "items": WHOLE
 def test_a_strict_tool_that_cannot_be_enforced_is_refused_by_its_place(encoder: ChatEncoder) -> None:
     with pytest.raises(ConstraintError, match=r"tools\[0\]\.parameters\.properties\.a: uniqueItems"):
         constraint_of(encoder, OFF, {"tools": [tool("stock", strict=True, parameters=UNIQUE)]})
+
+
+SHORT = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 2}}, "required": ["a"],
+         "additionalProperties": False}  # fmt: skip
+FORMS: list[tuple[str, dict[str, Any]]] = [
+    (
+        "chat",
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SHORT, "strict": True}}},
+    ),
+    ("responses", {"text": {"format": {"type": "json_schema", "name": "x", "schema": SHORT, "strict": True}}}),
+    ("messages", {"output_config": {"format": {"type": "json_schema", "schema": SHORT}}}),
+    ("messages", {"output_format": {"type": "json_schema", "schema": SHORT}}),
+]
+
+
+@pytest.mark.parametrize(("protocol", "form"), FORMS, ids=["chat", "responses", "messages", "messages-beta"])
+def test_a_strict_schema_keeps_every_keyword(
+    encoder: ChatEncoder, admits: Any, protocol: str, form: dict[str, Any]
+) -> None:
+    found = asked(encoder, {"input": "json", "max_tokens": 9}, form, protocol=protocol)
+    assert admits(found, 'hm</think>{"a": "xy"}')
+    assert not admits(found, 'hm</think>{"a": "xyz"}')
+
+
+def test_a_strict_tool_keeps_every_keyword(encoder: ChatEncoder, admits: Any) -> None:
+    found = asked(encoder, OFF, {"tools": [tool("stock", strict=True, parameters=SHORT)]}, REQUIRED)
+    call = '<｜DSML｜invoke name="stock">\n<｜DSML｜parameter name="a" string="true">{}</｜DSML｜parameter>\n'
+    assert admits(found, f"{call.format('xy')}</｜DSML｜invoke>\n{CLOSE}")
+    assert not admits(found, f"{call.format('xyz')}</｜DSML｜invoke>\n{CLOSE}")
 
 
 def test_a_loose_tool_is_enforced_as_far_as_possible(encoder: ChatEncoder, admits: Any) -> None:

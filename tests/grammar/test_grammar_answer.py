@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+import torch
 
 from dsv4_backend.errors import ConstraintError
-from dsv4_backend.grammar import AnswerMatcher, GrammarCompiler
+from dsv4_backend.grammar import AnswerMatcher, GrammarCompiler, GrammarMatcher
 from dsv4_backend.records import Constraint, ConstraintKind
 from dsv4_backend.text import TextEncoder, Vocabulary
 
@@ -59,3 +61,26 @@ def test_a_closed_prompt_leaves_nothing_free(vocabulary: Vocabulary, ids: TextEn
     matcher = compiler.answer_matcher(DIGIT, ids.encode_bare("<think>a</think>"))
     with pytest.raises(ConstraintError):
         _accept(matcher, ids.encode_bare("a"))
+
+
+def test_reasoning_does_not_wait_for_the_grammar(vocabulary: Vocabulary, ids: TextEncoder) -> None:
+    compiling: Future[GrammarMatcher] = Future()
+    matcher = AnswerMatcher(
+        compiling, torch.ones(vocabulary.size, dtype=torch.bool), vocabulary, ids.encode_bare("<think>")
+    )
+    assert matcher.allowed().all()
+    _accept(matcher, ids.encode_bare("words"))
+    compiling.set_result(GrammarCompiler(vocabulary, vocabulary.size, [1]).matcher(DIGIT))
+    _accept(matcher, ids.encode_bare("</think>7"))
+    assert matcher.is_completed
+
+
+@pytest.mark.parametrize("prompt", ["<think>", "<think>a</think>"])
+def test_a_grammar_that_cannot_be_compiled_is_told_by_accept(
+    vocabulary: Vocabulary, ids: TextEncoder, prompt: str
+) -> None:
+    compiler = GrammarCompiler(vocabulary, vocabulary.size, [1])
+    matcher = compiler.answer_matcher(Constraint(kind=ConstraintKind.REGEX, value="(["), ids.encode_bare(prompt))
+    assert matcher.allowed().any()
+    with pytest.raises(ConstraintError, match="cannot be compiled"):
+        _accept(matcher, ids.encode_bare("words</think>a"))

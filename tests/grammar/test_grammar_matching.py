@@ -168,3 +168,22 @@ def test_what_cannot_be_compiled_says_why(
     with pytest.raises(ConstraintError, match=reason) as caught:
         compiler.matcher(Constraint(kind=kind, value=value))
     assert ".cc" not in str(caught.value)
+
+
+@pytest.mark.parametrize("limits", [{"maxLength": 5}, {"minLength": 1}, {"minLength": 2, "maxLength": 5}])
+def test_a_bounded_string_is_still_json(
+    compiler: GrammarCompiler, encoder: TextEncoder, limits: dict[str, int]
+) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", **limits}}, "required": ["a"]}
+
+    def admits(text: str) -> bool:
+        matcher = compiler.matcher(schema_constraint(schema))
+        whole = encoder.encode_bare(f'{{"a": "{text}"}}')
+        return all(is_accepted(matcher, token_id) for token_id in whole) and matcher.is_completed
+
+    assert admits("abü")
+    assert [
+        text
+        for text in ("a\0b", "a\tb", "a\x13b", "a\nb", 'a"b', "x" * 6 if "maxLength" in limits else "")
+        if admits(text)
+    ] == []

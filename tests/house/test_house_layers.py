@@ -28,6 +28,9 @@ ADAPTERS = {
     "xgrammar": "dsv4_backend.grammar",
     "matplotlib": "dsv4_backend.plan",
     "triton_python_backend_utils": "dsv4_backend.server",
+    "fastapi": "dsv4_client.gateway",
+    "starlette": "dsv4_client.gateway",
+    "uvicorn": "dsv4_client.gateway",
 }
 CLIENT_MAY = ("chat", "text", "records", "errors")
 
