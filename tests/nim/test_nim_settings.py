@@ -76,11 +76,11 @@ def test_the_command_line_is_stronger_than_everything(tmp_path: Path) -> None:
         (("arguments", "passthrough"), 3, Source.ENVIRONMENT),
         (("arguments", "passthrough", "environment"), 4, Source.RUNTIME_CONFIG),
         (("arguments", "passthrough", "environment", "runtime"), 5, Source.PROFILE),
-        (("arguments", "passthrough", "environment", "runtime", "profile"), None, Source.DEFAULT),
+        (("arguments", "passthrough", "environment", "runtime", "profile"), 1_048_576, Source.DEFAULT),
     ],
 )
 def test_the_next_source_wins_where_the_stronger_are_silent(
-    tmp_path: Path, removed: tuple[str, ...], value: int | None, source: Source
+    tmp_path: Path, removed: tuple[str, ...], value: int, source: Source
 ) -> None:
     given = resolve(_all_layers(tmp_path, without=removed)).given["context_tokens"]
     assert (given.value, given.source) == (value, source)

@@ -13,7 +13,7 @@ MIB = 1 << 20
 # The longest first, for a B200 is also found in the name of a GB200.
 PRODUCTS = (
     ("rtx pro 6000", "rtx-pro-6000"), ("gb200", "gb200"), ("gb300", "gb300"), ("b200", "b200"), ("b300", "b300"),
-    ("h200", "h200"), ("gh200", ""), ("h100", "h100"),
+    ("gh200", ""), ("h200", "h200"), ("h100", "h100"),
 )  # fmt: skip
 
 

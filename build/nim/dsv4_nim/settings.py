@@ -6,7 +6,7 @@ Source: NVIDIA NIM for LLMs 2.x (outside) and Triton-based NIMs (ports inside); 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from typing import get_type_hints
 
@@ -131,6 +131,9 @@ NIM_SETTINGS: tuple[Setting, ...] = (
 IGNORED_NAMES = ("NIM_NAMESPACE", "NIM_MANIFEST_PATH")
 
 
+ENGINE_KEYS = frozenset(field.name for field in fields(ServingConfig))
+
+
 def _engine_settings() -> tuple[Setting, ...]:
     """A flag for every setting of the engine that the NIM table does not name already."""
     kinds = {int: Kind.INTEGER, float: Kind.NUMBER, bool: Kind.SWITCH, str: Kind.TEXT}
@@ -149,8 +152,15 @@ def _engine_settings() -> tuple[Setting, ...]:
     )
 
 
-SETTINGS: tuple[Setting, ...] = (*NIM_SETTINGS, *_engine_settings())
+def _with_engine_default(setting: Setting) -> Setting:
+    """What the engine does when nobody says anything."""
+    if setting.key not in ENGINE_KEYS:
+        return setting
+    default = getattr(ServingConfig(), setting.key)
+    return replace(setting, default=default.value if isinstance(default, Enum) else default)
+
+
+SETTINGS: tuple[Setting, ...] = tuple(map(_with_engine_default, (*NIM_SETTINGS, *_engine_settings())))
 BY_KEY = {setting.key: setting for setting in SETTINGS}
 BY_NAME = {name: setting for setting in SETTINGS for name in setting.names}
 BY_FLAG = {flag: setting for setting in SETTINGS for flag in setting.flags}
-ENGINE_KEYS = frozenset(field.name for field in fields(ServingConfig))
