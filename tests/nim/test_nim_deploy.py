@@ -108,7 +108,8 @@ def test_a_model_over_two_nodes_is_a_leader_worker_set() -> None:
 
 @pytest.mark.parametrize("kind", ["manifests", "nimservice", "compose"])
 def test_every_variable_that_is_set_is_in_the_nim_table(kind: str) -> None:
-    text = render(kind, options(MULTI_NODE, key_secret="keys"))
+    profile = PROFILES[0] if kind == "nimservice" else MULTI_NODE
+    text = render(kind, options(profile, key_secret="keys"))
     assert set(re.findall(r"\bNIM_[A-Z_]+", text)) <= set(BY_NAME)
 
 
@@ -167,3 +168,8 @@ def test_an_unknown_profile_is_refused(capsys: pytest.CaptureFixture[str]) -> No
 def test_a_profile_that_cannot_run_yet_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["k8s", "--profile", MULTI_NODE.id]) == 0
     assert "this version lacks a mesh of 16 ranks" in capsys.readouterr().err
+
+
+def test_the_operator_is_not_asked_for_what_it_divides_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["k8s", "--write", "nimservice", "--profile", MULTI_NODE.id]) == 2
+    assert "Use --write manifests" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from dsv4_nim.errors import CacheError, DownloadError
 
 RECORD = "nim-download.json"
 BLOCK = 8 << 20
-GB = 10**9
+GB, MB = 10**9, 10**6
 REMOTE_SCHEMES = ("hf", "s3", "gs", "gcs", "ngc")
 
 
@@ -68,7 +68,7 @@ class Cache:
         free = shutil.disk_usage(self.root).free
         if num_bytes > free:
             raise CacheError(
-                f"the cache {self.root} has {free / GB:.2f} GB free but {num_bytes / GB:.2f} GB are needed. Mount a"
+                f"the cache {self.root} has {told_bytes(free)} free but {told_bytes(num_bytes)} are needed. Mount a"
                 " larger volume at NIM_CACHE_PATH, or remove models from it."
             )
 
@@ -86,8 +86,8 @@ def explained(folder: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST):
             raise CacheError(
-                f"the cache {folder} cannot be written by uid {os.getuid()}, gid {os.getgid()}: {error.strerror}."
-                f" Type `chown -R {os.getuid()} {folder}` on its host, set the pod's fsGroup, or set NIM_CACHE_PATH."
+                f"the cache {folder} cannot be written by uid {os.geteuid()}, gid {os.getegid()}: {error.strerror}."
+                f" Type `chown -R {os.geteuid()} {folder}` on its host, set the pod's fsGroup, or set NIM_CACHE_PATH."
             ) from error
         raise
 
@@ -125,6 +125,11 @@ def sha256_of(path: Path) -> str:
     """Return the checksum of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def told_bytes(num_bytes: float) -> str:
+    """Return a size as a person reads it."""
+    return f"{num_bytes / GB:.2f} GB" if num_bytes >= GB else f"{num_bytes / MB:.2f} MB"
 
 
 def _size(path: Path) -> int:

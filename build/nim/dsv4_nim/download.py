@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dsv4_nim.cache import BLOCK, GB, Cache, StoredFile, explained, read_record, verify, write_record
+from dsv4_nim.cache import BLOCK, Cache, StoredFile, explained, read_record, told_bytes, verify, write_record
 from dsv4_nim.errors import DownloadError
 from dsv4_nim.remote import Remote, RemoteFile
 
@@ -38,7 +38,7 @@ class Progress:
             self.told = now
             rate = self.new_bytes / max(now - self.started, 1e-3)
             share = 100 * self.done_bytes / max(1, self.total_bytes)
-            sizes = f"{self.done_bytes / GB:.2f} of {self.total_bytes / GB:.2f} GB"
+            sizes = f"{told_bytes(self.done_bytes)} of {told_bytes(self.total_bytes)}"
             self.say(f"{share:5.1f} %  {sizes}  {rate / 1e6:.0f} MB/s  {name}")
 
 
@@ -66,7 +66,7 @@ def fetch(uri: str, cache: Cache, say: Callable[[str], None], *, pause_s: float 
         sums = _announced(remote, files)
         stored = [_store(remote, file, folder, there, sums, progress, pause_s) for file in files]
         write_record(folder, uri, stored)
-    say(f"{len(stored)} files, {progress.total_bytes / GB:.2f} GB, are in {folder}")
+    say(f"{len(stored)} files, {told_bytes(progress.total_bytes)}, are in {folder}")
     return folder
 
 

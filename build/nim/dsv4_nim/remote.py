@@ -67,11 +67,14 @@ class Remote:
 
 
 def _file_system(scheme: str) -> Any:
+    """Return a file system of our own: a shared one would remember what it listed before."""
     if scheme == "hf":
-        return HfFileSystem(token=os.environ.get("HF_TOKEN") or None)
-    options = (
-        {"endpoint_url": os.environ["AWS_ENDPOINT_URL"]} if scheme == "s3" and "AWS_ENDPOINT_URL" in os.environ else {}
-    )
+        endpoint = os.environ.get("HF_ENDPOINT") or None
+        token = os.environ.get("HF_TOKEN") or None
+        return HfFileSystem(endpoint=endpoint, token=token, skip_instance_cache=True)
+    options: dict[str, Any] = {"skip_instance_cache": True}
+    if scheme == "s3" and "AWS_ENDPOINT_URL" in os.environ:
+        options["endpoint_url"] = os.environ["AWS_ENDPOINT_URL"]
     try:
         return fsspec.filesystem("gs" if scheme == "gcs" else scheme, **options)
     except ImportError as error:

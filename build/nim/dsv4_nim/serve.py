@@ -12,9 +12,10 @@ from dsv4_client import Client, Final
 
 from dsv4_backend.cli import COMMANDS
 from dsv4_backend.config import parse_serving_config
-from dsv4_backend.errors import ConfigError, LaunchError
-from dsv4_backend.launcher import Server, ServerOptions, Supervisor, news, require_free
+from dsv4_backend.errors import LaunchError
+from dsv4_backend.launcher import Server, ServerOptions, Supervisor, news
 from dsv4_backend.launcher.control import Control
+from dsv4_backend.launcher.ports import is_free
 from dsv4_backend.records import FinishReason
 from dsv4_nim.download import fetch
 from dsv4_nim.errors import DownloadError, PortError
@@ -25,6 +26,7 @@ from dsv4_nim.machine import Machine, detect
 from dsv4_nim.places import Places, find_places
 from dsv4_nim.plan import ServePlan, make_plan
 from dsv4_nim.resolve import render
+from dsv4_nim.settings import BY_KEY
 from dsv4_nim.state import Readiness, routes
 
 DRY_RUN = "--dry-run"
@@ -99,11 +101,11 @@ class Service:
 
     def _require_ports(self, host: str, ports: Mapping[str, int]) -> None:
         """Triton reports a clash only after the models have loaded, so its ports are tried before anything else."""
-        try:
-            require_free(host, ports.items())
-        except ConfigError as error:
-            names = "NIM_HTTP_TRITON_PORT, NIM_TRITON_GRPC_PORT or NIM_TRITON_METRICS_PORT"
-            raise PortError(f"{error} In this image: {names}.") from error
+        names = {name: BY_KEY[key].names[0] for name, key in PORT_KEYS.items()}
+        taken = [name for name, port in ports.items() if not is_free(host, port)]
+        if taken:
+            told = ", ".join(f"{names[name]} is {ports[name]}" for name in taken)
+            raise PortError(f"{told} but that is in use on {host}. Stop what listens there, or set another port.")
 
     def _fronts(self, host: str, told: Mapping[str, Route], *, is_early: bool = False) -> list[Front]:
         """Our routes on the health port, and on the API port while no gateway stands there.

@@ -47,7 +47,9 @@ def _source(profile: Profile, cache: Cache, places: Places, say: Callable[[str],
 
 def _check(source: Path) -> None:
     try:
-        problems = inspect_checkpoint(source).problems
+        report = inspect_checkpoint(source)
+        # An index alone is enough for a description, not for a store.
+        problems = report.problems if report.has_headers else (*report.problems, "files of the index are missing")
     except CheckpointError as error:
         problems = error.problems
     if problems:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dsv4_nim.deploy.monitoring import QUEUE_RECORD, rules
 from dsv4_nim.deploy.options import GROUP, MODEL_STORE, USER, Manifest, Options
 from dsv4_nim.deploy.pod import PORTS, pod_template, port
+from dsv4_nim.errors import SettingError
 
 RANK_FIELD = "metadata.labels['leaderworkerset.sigs.k8s.io/worker-index']"
 
@@ -135,7 +136,15 @@ def _prometheus_rule(options: Options) -> Manifest:
 
 
 def _nim_service(options: Options) -> Manifest:
-    """The same deployment for NVIDIA's NIM operator, which brings probes, rights, /dev/shm and Service by itself."""
+    """The same deployment for NVIDIA's NIM operator, which brings probes, rights, /dev/shm and Service by itself.
+
+    Raises: SettingError for a model over several nodes: the operator divides one by pipeline stages only.
+    """
+    if options.num_nodes > 1:
+        raise SettingError(
+            f"{options.profile.name} takes {options.num_nodes} nodes, which NVIDIA's operator divides by pipeline"
+            " stages, and this runtime has none. Use --write manifests, which gives a LeaderWorkerSet."
+        )
     repository, _, tag = options.image.rpartition(":")
     spec: Manifest = {
         "image": {"repository": repository, "tag": tag, "pullPolicy": "IfNotPresent",
@@ -152,9 +161,6 @@ def _nim_service(options: Options) -> Manifest:
         "scale": {"enabled": True, "hpa": {"minReplicas": 1, "maxReplicas": options.max_replicas,
                                            "metrics": [_queue_metric(options)]}},
     }  # fmt: skip
-    if options.num_nodes > 1:
-        spec["multiNode"] = {"parallelism": {"pipeline": 1, "tensor": options.profile.mesh.tp},
-                             "size": options.num_nodes, "gpusPerPod": options.gpus_per_node}  # fmt: skip
     return {"apiVersion": "apps.nvidia.com/v1alpha1", "kind": "NIMService", "metadata": options.meta(), "spec": spec}
 
 
