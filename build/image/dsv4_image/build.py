@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from dsv4_image.base import make_base
+from dsv4_image.context import snapshot
 from dsv4_image.tools import ImageError, Tools
 from dsv4_image.wheels import collect, server_wheel
 
@@ -32,13 +33,19 @@ class Build:
 
     @property
     def folder(self) -> Path:
-        """Where what is fetched and made is kept between builds; the Containerfile reads it from there."""
+        """Where what is fetched and made is kept between builds."""
         return self.root / "build" / "cache" / "image"
+
+    @property
+    def context(self) -> Path:
+        """The copy of the sources that is built from."""
+        return self.folder / "context"
 
     def run(self) -> str:
         """Build and return the image id. Raises: ImageError."""
         self.tools.prepare()
         collect(self.root, self.folder, python=self.python, is_cpu=not self.base_image)
+        snapshot(self.root, self.context)
         base, builder = (self.base_image, self.base_image) if self.base_image else self.make_bases()
         return self.build_app(base, builder)
 
@@ -51,11 +58,11 @@ class Build:
         return LOCAL_BASE, LOCAL_BUILDER
 
     def build_app(self, base: str, builder: str, tag: str = "") -> str:
-        """Build the image on a base and return its id."""
+        """Build the image from the context on a base and return its id."""
         options = [*_OPTIONS, "--build-arg", f"BASE_IMAGE={base}", "--build-arg", f"BUILDER_IMAGE={builder}"]
         options += ["--build-arg", f"BASE_DIGEST={self.digest(base)}", "--build-arg", f"VERSION={version(self.root)}"]
         options += ["--build-arg", f"REVISION={revision(self.root)}", "--tag", tag or self.tag]
-        command = ["bud", *options, "-f", str(self.root / CONTAINERFILE), str(self.root)]
+        command = ["bud", *options, "-f", str(self.context / CONTAINERFILE), str(self.context)]
         self._timed(f"image {tag or self.tag}", lambda: self.tools.buildah(*command))
         return self.tools.buildah("inspect", "--type=image", "--format={{.FromImageID}}", tag or self.tag)
 
