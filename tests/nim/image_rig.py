@@ -46,7 +46,9 @@ def registry(folder: Path) -> Iterator[str]:
     path.write_text(json.dumps(config), encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name != "REGISTRY_AUTH_FILE"}
     program = shutil.which("docker-registry") or "docker-registry"
-    process = subprocess.Popen([program, "serve", str(path)], env=environment, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [program, "serve", str(path)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         wait_for(lambda: status(port, "/v2/") == 200, 20.0, "the registry")
         yield f"127.0.0.1:{port}"

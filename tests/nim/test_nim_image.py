@@ -169,8 +169,9 @@ def test_an_unsigned_image_is_refused_and_a_signed_one_is_taken(pushed: Pushed, 
     sign(signing, pushed.target, pushed.digest, user, is_plain_http=True)
     strict.skopeo(*copy, f"dir:{tmp_path}/signed")
     assert (tmp_path / "signed" / "manifest.json").is_file()
+    other = attach_sbom(signing, "{}", f"{host}/other:latest", "sha256:0", is_plain_http=True)
     with pytest.raises(ImageError, match="rejected by policy"):
-        strict.skopeo("copy", "--src-tls-verify=false", f"docker://{host}/other:latest", f"dir:{tmp_path}/other")
+        strict.skopeo("copy", "--src-tls-verify=false", f"docker://{other}", f"dir:{tmp_path}/other")
 
 
 def test_the_bill_of_materials_lies_beside_the_image(pushed: Pushed, build: Build, tmp_path: Path) -> None:

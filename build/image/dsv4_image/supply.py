@@ -49,12 +49,14 @@ def attach_sbom(tools: Tools, sbom: str, target: str, digest: str, *, is_plain_h
 def make_sbom(pins: Iterable[str], dpkg_status: str, version: str) -> str:
     """Return a CycloneDX bill of materials: Python packages by the lock, Debian's by dpkg's own list."""
     bom = Bom()
-    bom.metadata.component = Component(name="dsv4-triton", version=version, type=ComponentType.CONTAINER)
+    image = Component(name="dsv4-triton", version=version, type=ComponentType.CONTAINER, bom_ref="image")
+    bom.metadata.component = image
     for pin in pins:
         name, _, number = pin.partition("==")
         bom.components.add(_component("pypi", "", name, number))
     for name, number in debian_packages(dpkg_status):
         bom.components.add(_component("deb", "debian", name, number))
+    bom.register_dependency(image, list(bom.components))
     return JsonV1Dot6(bom).output_as_string(indent=1)
 
 
