@@ -19,7 +19,7 @@ from dsv4_nim import commands, main
 from dsv4_nim.catalog import all_profiles
 from dsv4_nim.errors import CacheError, DownloadError, HardwareError, NimError, PortError, SettingError
 from dsv4_nim.front import Front, Tls, json_reply
-from dsv4_nim.gateway import gateway_arguments
+from dsv4_nim.gateway import Gateway, gateway_arguments
 from dsv4_nim.logs import Log
 from dsv4_nim.machine import Machine
 from dsv4_nim.places import Places, find_places
@@ -28,6 +28,7 @@ from dsv4_nim.profiles import GB, Profile
 from dsv4_nim.resolve import Inputs, Source, resolve
 from dsv4_nim.serve import describe, serve
 from dsv4_nim.state import Readiness, routes
+from image_rig import wait_for
 from remote_rig import serving
 
 from dsv4_backend.launcher import free_ports
@@ -301,6 +302,24 @@ def test_the_gateway_gets_ports_name_model_and_origins() -> None:
     text = " ".join(arguments)
     assert "--port 9000 --url 127.0.0.1:8001" in text
     assert "--checkpoint /model --model-name mine --cors-origin https://a --cors-origin https://b" in text
+
+
+def test_a_gateway_that_ends_is_started_again_and_stops_when_told(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    script = (
+        f"import time; open({str(starts)!r}, 'a').write('x'); time.sleep(60 * (len(open({str(starts)!r}).read()) > 1))"
+    )
+    out = StringIO()
+    gateway = Gateway([], Log("ERROR", stream=out), command=[sys.executable, "-c", script])
+    gateway.start()
+    wait_for(lambda: starts.exists() and len(starts.read_text()) == 2, 30.0, "the second start")
+    gateway.stop()
+    assert "ended by itself and is started again" in out.getvalue()
+    assert starts.read_text() == "xx"
+
+
+def test_a_gateway_that_never_started_stops_at_once() -> None:
+    Gateway([], Log("ERROR")).stop()
 
 
 def test_the_log_keeps_its_level_and_writes_json() -> None:

@@ -6,9 +6,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from dsv4_nim.errors import SettingError
 from dsv4_nim.logs import Log
@@ -17,28 +16,28 @@ from dsv4_nim.resolve import Resolution
 GATEWAY = "gateway"
 STOP_S = 40.0  # it finishes running answers first
 PAUSE_S = 1.0
+COMMAND = (sys.executable, "-m", "dsv4_backend.cli", GATEWAY)
 
 
 class Gateway:
     """Keeps `dsv4 gateway` up on the API port; it speaks gRPC to Triton, and goes last when the container stops."""
 
-    def __init__(self, arguments: list[str], log: Log) -> None:
+    def __init__(self, arguments: Sequence[str], log: Log, *, command: Sequence[str] = COMMAND) -> None:
         self._log = log
         self._is_over = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
-        self._command = [sys.executable, "-m", "dsv4_backend.cli", GATEWAY, *arguments]
+        self._command = [*command, *arguments]
         self._thread = threading.Thread(target=self._watch, name="gateway", daemon=True)
 
-    def __enter__(self) -> Self:
-        """Start it."""
+    def start(self) -> None:
+        """Start it, and again whenever it ends by itself."""
         self._thread.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop it; by now Triton has drained."""
+    def stop(self) -> None:
+        """Let it finish its answers and end; harmless when it was not started."""
         self._is_over.set()
+        if not self._thread.is_alive():
+            return
         if self._process:
             self._process.send_signal(signal.SIGTERM)
         self._thread.join(STOP_S)
@@ -46,9 +45,10 @@ class Gateway:
             self._process.kill()
 
     def _watch(self) -> None:
-        """Start it again when it ends by itself."""
         while not self._is_over.is_set():
             self._process = subprocess.Popen(self._command)
+            if self._is_over.is_set():  # stop() came between the two and has told nobody
+                self._process.terminate()
             self._process.wait()
             if not self._is_over.wait(PAUSE_S):
                 self._log.error("the gateway ended by itself and is started again")

@@ -89,15 +89,23 @@ class Service:
         metrics = Control(host="127.0.0.1", port=ports["metrics"], timeout_s=2.0)
         told = routes(self.plan, readiness, self.places, metrics)
         with contextlib.ExitStack() as stack:
-            with _fronts(self._fronts(host, told, is_early=True)):  # live while the model is fetched
-                folder = self._model(readiness)
-            stack.enter_context(_fronts(self._fronts(host, told)))
+            front = stack.enter_context(self._front(host, resolution.port("server_port"), told, self._tls()))
+            health = resolution.integer("health_port")
+            if health is not None:
+                stack.enter_context(self._front(host, health, told, None))
+            folder = self._model(readiness)
             server = self._server(host, ports)
-            stack.enter_context(self._gateway(folder))
+            gateway = stack.enter_context(self._gateway(folder))
             self.log.info(f"starting {self.plan.served_name} from {folder} with profile {self.plan.profile.name}")
             readiness.phase = "loading the model"
-            supervisor = Supervisor(server, say=self.log.info)
-            return supervisor.run(lambda: self._first_answer(server, readiness))
+
+            def on_ready() -> None:
+                self._first_answer(server, readiness)
+                if gateway:
+                    front.stop()  # the API port is the gateway's from now on, and answers `ready` only since now
+                    gateway.start()
+
+            return Supervisor(server, say=self.log.info).run(on_ready)
 
     def _require_ports(self, host: str, ports: Mapping[str, int]) -> None:
         """Triton reports a clash only after the models have loaded, so its ports are tried before anything else."""
@@ -107,21 +115,15 @@ class Service:
             told = ", ".join(f"{names[name]} is {ports[name]}" for name in taken)
             raise PortError(f"{told} but that is in use on {host}. Stop what listens there, or set another port.")
 
-    def _fronts(self, host: str, told: Mapping[str, Route], *, is_early: bool = False) -> list[Front]:
-        """Our routes on the health port, and on the API port while no gateway stands there.
-
-        Rule: early means before the gateway can start, for it needs the model's tokenizer; nothing to fetch, no early.
-        """
-        if is_early and not self.plan.model:
-            return []
-        resolution = self.plan.resolution
-        ports: list[tuple[int, Tls | None]] = []
-        if is_early or GATEWAY not in COMMANDS:
-            ports.append((resolution.port("server_port"), self._tls()))
-        health = resolution.integer("health_port")
-        if health is not None:
-            ports.append((health, None))
-        return [Front(host, port, told, tls=tls) for port, tls in ports]
+    @contextlib.contextmanager
+    def _front(self, host: str, port: int, told: Mapping[str, Route], tls: Tls | None) -> Iterator[Front]:
+        """Our routes on a port: live at once."""
+        front = Front(host, port, told, tls=tls)
+        front.start()
+        try:
+            yield front
+        finally:
+            front.stop()
 
     def _tls(self) -> Tls | None:
         resolution = self.plan.resolution
@@ -165,10 +167,17 @@ class Service:
         else:
             self.log.debug(line)
 
-    def _gateway(self, folder: Path) -> contextlib.AbstractContextManager[object]:
+    @contextlib.contextmanager
+    def _gateway(self, folder: Path) -> Iterator[Gateway | None]:
+        """The gateway, not yet started; None where this version has none. It is stopped last: Triton has drained."""
         if GATEWAY not in COMMANDS:
-            return contextlib.nullcontext()
-        return Gateway(gateway_arguments(self.plan.resolution, folder, self.plan.served_name), self.log)
+            yield None
+            return
+        gateway = Gateway(gateway_arguments(self.plan.resolution, folder, self.plan.served_name), self.log)
+        try:
+            yield gateway
+        finally:
+            gateway.stop()
 
     def _first_answer(self, server: Server, readiness: Readiness) -> None:
         """Ready only after a real inference. Raises: LaunchError when there is no answer."""
@@ -189,14 +198,3 @@ class Service:
 def _serves(http_port: int) -> bool:
     """Tell whether Triton has the ensemble loaded now; while it drains it has not."""
     return Control(host="127.0.0.1", port=http_port, timeout_s=PROBE_S).index().get(ENSEMBLE) == "READY"
-
-
-@contextlib.contextmanager
-def _fronts(fronts: list[Front]) -> Iterator[None]:
-    for front in fronts:
-        front.start()
-    try:
-        yield
-    finally:
-        for front in fronts:
-            front.stop()
