@@ -103,7 +103,9 @@ def test_a_model_over_two_nodes_is_a_leader_worker_set() -> None:
     template = found["LeaderWorkerSet"]["spec"]["leaderWorkerTemplate"]  # type: ignore[index]
     assert template["size"] == 2
     names = {each["name"] for each in template["workerTemplate"]["spec"]["containers"][0]["env"]}
-    assert {"NIM_NUM_COMPUTE_NODES", "NIM_NODE_RANK"} <= names
+    assert {"NIM_NUM_COMPUTE_NODES", "NIM_NODE_RANK", "NIM_LEADER_ROLE"} <= names
+    probed = [key for key in ("leaderTemplate", "workerTemplate") if "Probe" in json.dumps(template[key])]
+    assert probed == ["leaderTemplate"]
 
 
 @pytest.mark.parametrize("kind", ["manifests", "nimservice", "compose"])

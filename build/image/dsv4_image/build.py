@@ -46,8 +46,14 @@ class Build:
         self.tools.prepare()
         collect(self.root, self.folder, python=self.python, is_cpu=not self.base_image)
         snapshot(self.root, self.context)
-        base, builder = (self.base_image, self.base_image) if self.base_image else self.make_bases()
+        base, builder = self._named_base() if self.base_image else self.make_bases()
         return self.build_app(base, builder)
+
+    def _named_base(self) -> tuple[str, str]:
+        """Return the base that was asked for, pulled where it is not here; it is its own builder."""
+        if not self._is_there(self.base_image):
+            self._timed(f"pull {self.base_image}", lambda: self.tools.buildah("pull", "--quiet", self.base_image))
+        return self.base_image, self.base_image
 
     def make_bases(self) -> tuple[str, str]:
         """Return the Debian base and its builder, made where they are not there yet."""

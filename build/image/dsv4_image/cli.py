@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -10,15 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dsv4_image.build import Build, version
-from dsv4_image.supply import DPKG_STATUS, SBOM_FILE, attach_sbom, make_sbom, push, sign
+from dsv4_image.supply import SBOM_FILE, attach_sbom, make_sbom, push, sign
 from dsv4_image.tools import ImageError, Tools
-from dsv4_image.wheels import collect
 
 # As NVIDIA's operator and a careful host run it: nothing can be written but /tmp and the cache, no rights are left.
 RUN_OPTIONS = (
     "--network=host", "--user=1000:1000", "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges",
     "--tmpfs=/tmp:rw,noexec,nosuid,nodev,size=64m", "--shm-size=256m", "--stop-timeout=40",
 )  # fmt: skip
+
+# Run inside the image: Python packages of its environment and its base, Debian's list of packages, and whose they are.
+ASK = """
+import importlib.metadata as m, json, pathlib, platform
+pins = sorted({f"{d.metadata['Name']}=={d.version}" for d in m.distributions()})
+status = pathlib.Path("/var/lib/dpkg/status").read_text()
+print(json.dumps({"pins": pins, "status": status, "distribution": platform.freedesktop_os_release()["ID"]}))
+"""
 
 
 def main(arguments: Sequence[str], *, root: Path) -> int:
@@ -83,9 +91,10 @@ def _sbom(options: argparse.Namespace, root: Path, tools: Tools) -> int:
 
 
 def bill(image: str, root: Path, tools: Tools) -> str:
-    """Return the bill of materials of an image."""
-    status = tools.podman("run", "--rm", "--network=none", "--entrypoint=cat", image, DPKG_STATUS)
-    return make_sbom(collect(root, root / "build" / "cache" / "image"), status, version(root))
+    """Return the bill of materials of an image: what is installed in it, asked of the image itself."""
+    python = ("run", "--rm", "--network=none", "--entrypoint=/opt/nim/venv/bin/python", image, "-c", ASK)
+    told = json.loads(tools.podman(*python))
+    return make_sbom(told["pins"], told["status"], version(root), distribution=told["distribution"])
 
 
 def _say(text: str) -> None:

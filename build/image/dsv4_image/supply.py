@@ -16,7 +16,6 @@ from packageurl import PackageURL
 from dsv4_image.tools import Tools
 
 SBOM_FILE = "sbom.cdx.json"
-DPKG_STATUS = "/var/lib/dpkg/status"
 
 
 def push(tools: Tools, image: str, target: str, *, is_plain_http: bool = False) -> str:
@@ -46,8 +45,8 @@ def attach_sbom(tools: Tools, sbom: str, target: str, digest: str, *, is_plain_h
     return name
 
 
-def make_sbom(pins: Iterable[str], dpkg_status: str, version: str) -> str:
-    """Return a CycloneDX bill of materials: Python packages by the lock, Debian's by dpkg's own list."""
+def make_sbom(pins: Iterable[str], dpkg_status: str, version: str, *, distribution: str = "debian") -> str:
+    """Return a CycloneDX bill of materials: Python packages as name==version, the distribution's by dpkg's list."""
     bom = Bom()
     image = Component(name="dsv4-triton", version=version, type=ComponentType.CONTAINER, bom_ref="image")
     bom.metadata.component = image
@@ -55,7 +54,7 @@ def make_sbom(pins: Iterable[str], dpkg_status: str, version: str) -> str:
         name, _, number = pin.partition("==")
         bom.components.add(_component("pypi", "", name, number))
     for name, number in debian_packages(dpkg_status):
-        bom.components.add(_component("deb", "debian", name, number))
+        bom.components.add(_component("deb", distribution, name, number))
     bom.register_dependency(image, list(bom.components))
     return JsonV1Dot6(bom).output_as_string(indent=1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dsv4_nim.deploy.monitoring import QUEUE_RECORD, rules
 from dsv4_nim.deploy.options import GROUP, MODEL_STORE, USER, Manifest, Options
-from dsv4_nim.deploy.pod import PORTS, pod_template, port
+from dsv4_nim.deploy.pod import PORTS, node_template, pod_template, port
 from dsv4_nim.errors import SettingError
 
 RANK_FIELD = "metadata.labels['leaderworkerset.sigs.k8s.io/worker-index']"
@@ -52,8 +52,6 @@ def _deployment(options: Options) -> Manifest:
 
 
 def _leader_worker_set(options: Options) -> Manifest:
-    leader = pod_template(options, node_rank=RANK_FIELD)
-    leader["metadata"] = {"labels": {**options.labels, "role": "leader"}}
     return {
         "apiVersion": "leaderworkerset.x-k8s.io/v1",
         "kind": "LeaderWorkerSet",
@@ -63,8 +61,8 @@ def _leader_worker_set(options: Options) -> Manifest:
             "leaderWorkerTemplate": {
                 "size": options.num_nodes,
                 "restartPolicy": "RecreateGroupOnPodRestart",
-                "leaderTemplate": leader,
-                "workerTemplate": pod_template(options, node_rank=RANK_FIELD),
+                "leaderTemplate": node_template(options, RANK_FIELD, is_leader=True),
+                "workerTemplate": node_template(options, RANK_FIELD, is_leader=False),
             },
         },
     }

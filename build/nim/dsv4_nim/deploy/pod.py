@@ -21,12 +21,29 @@ def port(name: str) -> int:
     return default if isinstance(default, int) else 0
 
 
-def pod_template(options: Options, *, node_rank: str = "") -> Manifest:
-    """Return the template of a pod; `node_rank` names the field that a LeaderWorkerSet tells the rank in."""
-    return {"metadata": {"labels": dict(options.labels)}, "spec": _spec(options, node_rank)}
+def pod_template(options: Options) -> Manifest:
+    """Return the template of the pod that holds the whole model."""
+    return {"metadata": {"labels": dict(options.labels)}, "spec": _spec(options, _container(options, []))}
 
 
-def _spec(options: Options, node_rank: str) -> Manifest:
+def node_template(options: Options, rank_field: str, *, is_leader: bool) -> Manifest:
+    """Return the template of one node of several; `rank_field` is where a LeaderWorkerSet tells its rank.
+
+    Rule: only the leader answers clients, so only it is probed and selected by the Service.
+    """
+    rows: list[Manifest] = [
+        {"name": "NIM_NUM_COMPUTE_NODES", "value": str(options.num_nodes)},
+        {"name": "NIM_NODE_RANK", "valueFrom": {"fieldRef": {"fieldPath": rank_field}}},
+        {"name": "NIM_LEADER_ROLE", "value": "1" if is_leader else "0"},
+    ]
+    container = _container(options, rows)
+    if not is_leader:
+        container = {key: value for key, value in container.items() if not key.endswith("Probe")}
+    labels = {**options.labels, "role": "leader" if is_leader else "worker"}
+    return {"metadata": {"labels": labels}, "spec": _spec(options, container)}
+
+
+def _spec(options: Options, container: Manifest) -> Manifest:
     memory = f"{SHARED_MEMORY_GB[options.profile.is_cpu]}Gi"
     spec: Manifest = {
         "terminationGracePeriodSeconds": GRACE_S,
@@ -35,7 +52,7 @@ def _spec(options: Options, node_rank: str) -> Manifest:
             "runAsNonRoot": True, "runAsUser": USER, "runAsGroup": GROUP, "fsGroup": GROUP,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(options, node_rank)],
+        "containers": [container],
         "volumes": [
             {"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": memory}},
             {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
@@ -51,12 +68,12 @@ def _spec(options: Options, node_rank: str) -> Manifest:
     return spec
 
 
-def _container(options: Options, node_rank: str) -> Manifest:
+def _container(options: Options, more_variables: list[Manifest]) -> Manifest:
     return {
         "name": "dsv4",
         "image": options.image,
         "imagePullPolicy": "IfNotPresent",
-        "env": _environment(options, node_rank),
+        "env": [*_environment(options), *more_variables],
         "ports": [{"name": name, "containerPort": port(name), "protocol": "TCP"} for name in PORTS],
         "resources": _resources(options),
         "securityContext": {
@@ -74,7 +91,7 @@ def _container(options: Options, node_rank: str) -> Manifest:
     }  # fmt: skip
 
 
-def _environment(options: Options, node_rank: str) -> list[Manifest]:
+def _environment(options: Options) -> list[Manifest]:
     values = {
         "NIM_CACHE_PATH": MODEL_STORE,
         "NIM_MODEL_PROFILE": options.profile.id,
@@ -87,9 +104,6 @@ def _environment(options: Options, node_rank: str) -> list[Manifest]:
         for name in ("HF_TOKEN", "NGC_API_KEY"):
             reference = {"name": options.key_secret, "key": name, "optional": True}
             rows.append({"name": name, "valueFrom": {"secretKeyRef": reference}})
-    if node_rank:
-        rows.append({"name": "NIM_NUM_COMPUTE_NODES", "value": str(options.num_nodes)})
-        rows.append({"name": "NIM_NODE_RANK", "valueFrom": {"fieldRef": {"fieldPath": node_rank}}})
     return rows
 
 
