@@ -11,13 +11,14 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import tritonclient.grpc as grpcclient
 from dsv4_image.build import Build
 from dsv4_image.cli import RUN_OPTIONS
+from dsv4_image.supply import push
 from dsv4_image.tools import Tools
 
 from dsv4_backend.launcher import free_ports
@@ -27,9 +28,54 @@ READY_S = 120.0
 PORTS = ("NIM_SERVER_PORT", "NIM_HTTP_TRITON_PORT", "NIM_TRITON_GRPC_PORT", "NIM_TRITON_METRICS_PORT")
 
 
-def image_build(tag: str) -> Build:
+def image_build(tag: str, left_out: tuple[str, ...] = ()) -> Build:
     """A build in the checkout's own store, which keeps the bases from run to run."""
-    return Build(root=ROOT, tools=Tools(ROOT / "build" / "cache" / "image" / "store"), tag=tag)
+    return Build(root=ROOT, tools=Tools(ROOT / "build" / "cache" / "image" / "store"), tag=tag, left_out=left_out)
+
+
+@dataclass
+class Figures:
+    """Seconds and bytes as they were measured."""
+
+    values: dict[str, float] = field(default_factory=dict)
+
+    def timed(self, name: str, started: float) -> None:
+        self.values[name] = round(time.monotonic() - started, 1)
+
+    def write(self, name: str, command: str) -> None:
+        """Keep them beside the tests, with what produced them."""
+        path = ROOT / "tests" / "results" / name
+        path.parent.mkdir(exist_ok=True)
+        record = {"command": command, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), **self.values}
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """An image in a registry."""
+
+    tools: Tools
+    target: str
+    digest: str
+
+    @property
+    def repository(self) -> str:
+        return self.target.rpartition(":")[0]
+
+    @property
+    def by_digest(self) -> str:
+        return f"{self.repository}@{self.digest}"
+
+
+def push_measured(build: Build, folder: Path, address: str, figures: Figures) -> Pushed:
+    """Push the image of a build; seconds and bytes go to the figures."""
+    target = f"{address}/nim/dsv4:test"
+    started = time.monotonic()
+    digest = push(build.tools, build.tag, target, is_plain_http=True)
+    figures.timed("push_s", started)
+    blobs = (path for path in (folder / "registry").rglob("data") if path.is_file())
+    figures.values["pushed_bytes"] = sum(path.stat().st_size for path in blobs)
+    return Pushed(build.tools, target, digest)
 
 
 @contextmanager

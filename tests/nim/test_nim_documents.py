@@ -80,7 +80,8 @@ def test_a_build_sees_tracked_files_only_with_the_modes_of_git(tmp_path: Path) -
     (root / "kernels").mkdir(parents=True)
     (root / FETCHED / "wheels").mkdir(parents=True)
     (root / FETCHED / "requirements.txt").write_text("one==1\n")
-    (root / FETCHED / "wheels" / "one-1.whl").write_bytes(b"wheel")
+    (root / FETCHED / "wheels" / "one-1-py3-none-any.whl").write_bytes(b"wheel")
+    (root / FETCHED / "wheels" / "two-1-py3-none-any.whl").write_bytes(b"of an earlier lock")
     for name in ("tracked.py", "rubbish.py"):
         (root / "kernels" / name).write_text("pass\n")
     (root / "kernels" / "tracked.py").chmod(0o600)
@@ -89,7 +90,11 @@ def test_a_build_sees_tracked_files_only_with_the_modes_of_git(tmp_path: Path) -
     made = snapshot(root, tmp_path / "context")
     files = {str(path.relative_to(made)): path.stat().st_mode & 0o777 for path in made.rglob("*") if path.is_file()}
     assert files["kernels/tracked.py"] == 0o644
-    assert set(files) == {"kernels/tracked.py", f"{FETCHED}/requirements.txt", f"{FETCHED}/wheels/one-1.whl"}
+    assert set(files) == {
+        "kernels/tracked.py",
+        f"{FETCHED}/requirements.txt",
+        f"{FETCHED}/wheels/one-1-py3-none-any.whl",
+    }
 
 
 def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:

@@ -17,18 +17,20 @@ from dsv4_image.wheels import collect, server_wheel
 
 CONTAINERFILE, BASE_CONTAINERFILE = "build/Containerfile", "build/image/Containerfile.base"
 LOCAL_BASE, LOCAL_BUILDER = "localhost/dsv4-base:bookworm", "localhost/dsv4-builder:bookworm"
+CPU_LEAVES_OUT = ("triton",)  # a GB of compiler that only GPU kernels need
 EPOCH = "1700000000"  # the time of every file in the image
 
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """One way to build. base_image empty: the Debian base, made here."""
+    """One way to build. base_image empty: the Debian base, made here. left_out: packages that shall not be in it."""
 
     root: Path
     tools: Tools
     tag: str
     base_image: str = ""
     python: str = ""
+    left_out: tuple[str, ...] = ()
     say: Callable[[str], None] = field(default=print)
 
     @property
@@ -44,7 +46,12 @@ class Build:
     def run(self) -> str:
         """Build and return the image id. Raises: ImageError."""
         self.tools.prepare()
-        collect(self.root, self.folder, python=self.python, is_cpu=not self.base_image)
+        collect(
+            self.root,
+            self.folder,
+            python=self.python,
+            left_out=self.left_out if self.base_image else (*CPU_LEAVES_OUT, *self.left_out),
+        )
         snapshot(self.root, self.context)
         base, builder = self._named_base() if self.base_image else self.make_bases()
         return self.build_app(base, builder)

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from dsv4_setup.locks import normal_name
+
 from dsv4_image.tools import ImageError
 
 SOURCES = (
@@ -30,9 +32,11 @@ def snapshot(root: Path, target: Path) -> Path:
         copy.chmod(0o755 if os.access(source, os.X_OK) and source.stat().st_mode & 0o100 else 0o644)
     wheels = target / FETCHED / "wheels"
     wheels.mkdir(parents=True)
+    wanted = (root / FETCHED / "requirements.txt").read_text(encoding="utf-8")
     for wheel in (root / FETCHED / "wheels").glob("*.whl"):
-        os.link(wheel, wheels / wheel.name)
-    shutil.copyfile(root / FETCHED / "requirements.txt", target / FETCHED / "requirements.txt")
+        if _pin(wheel) in wanted.split():
+            os.link(wheel, wheels / wheel.name)
+    (target / FETCHED / "requirements.txt").write_text(wanted, encoding="utf-8")
     for folder in (path for path in target.rglob("*") if path.is_dir()):
         folder.chmod(0o755)
     return target
@@ -46,3 +50,9 @@ def _tracked(root: Path) -> list[str]:
     if done.returncode or not names:
         raise ImageError(f"{root} is not a git checkout: {done.stderr.strip()}. Build from a clone.")
     return names
+
+
+def _pin(wheel: Path) -> str:
+    """The pin that a wheel fulfils: name-version(+build)-tags.whl."""
+    name, version = wheel.name.split("-")[:2]
+    return f"{normal_name(name)}=={version.partition('+')[0]}"

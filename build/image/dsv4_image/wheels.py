@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from dsv4_setup.locks import digest, read_lock, requirements
@@ -15,24 +16,20 @@ SERVER_WHEEL = "nvidia-pytriton"
 MANYLINUX = ("manylinux_2_17", "manylinux_2_27", "manylinux_2_28", "manylinux_2_34", "manylinux_2_35", "manylinux_2_39")
 
 
-def collect(root: Path, folder: Path, *, python: str = "", is_cpu: bool = True) -> list[str]:
+def collect(root: Path, folder: Path, *, python: str = "", left_out: Collection[str] = ()) -> list[str]:
     """Fetch the wheels of the lock into folder/wheels and write folder/requirements.txt; return the pins.
 
-    Rule:   a CPU build leaves out `triton`, a GB of compiler that only GPU kernels need. `python` such as 3.12 fetches
-            for another Python than the running one.
+    Rule:   `left_out` are names that the image shall not have. `python` such as 3.12 fetches for another Python than
+            the running one.
     Raises: ImageError with the end of what pip said.
     """
     pins = read_lock(root / "build" / "locks" / f"{LOCK}.txt")
-    if is_cpu:
-        pins.pop("triton", None)
-    wanted = requirements(pins)
+    wanted = requirements({name: pins[name] for name in pins if name not in left_out})
     wheels, stamp = folder / "wheels", folder / "wheels.stamp"
     key = digest([*wanted, python])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "requirements.txt").write_text("\n".join(wanted) + "\n", encoding="utf-8")
     if not (stamp.is_file() and stamp.read_text(encoding="ascii") == key):
-        for old in wheels.glob("*.whl"):
-            old.unlink()
         _download(wanted, wheels, python)
         stamp.write_text(key, encoding="ascii")
     return wanted
