@@ -7,9 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from dsv4_setup.locks import normal_name
-
 from dsv4_image.tools import ImageError
+from dsv4_image.wheels import pin_of
 
 SOURCES = (
     "pyproject.toml", "README.md", "LICENSE", "dsv4_backend", "kernels", "clients", "model_repository",
@@ -34,7 +33,7 @@ def snapshot(root: Path, target: Path) -> Path:
     wheels.mkdir(parents=True)
     wanted = (root / FETCHED / "requirements.txt").read_text(encoding="utf-8")
     for wheel in (root / FETCHED / "wheels").glob("*.whl"):
-        if _pin(wheel) in wanted.split():
+        if pin_of(wheel) in wanted.split():
             os.link(wheel, wheels / wheel.name)
     (target / FETCHED / "requirements.txt").write_text(wanted, encoding="utf-8")
     for folder in (path for path in target.rglob("*") if path.is_dir()):
@@ -50,9 +49,3 @@ def _tracked(root: Path) -> list[str]:
     if done.returncode or not names:
         raise ImageError(f"{root} is not a git checkout: {done.stderr.strip()}. Build from a clone.")
     return names
-
-
-def _pin(wheel: Path) -> str:
-    """The pin that a wheel fulfils: name-version(+build)-tags.whl."""
-    name, version = wheel.name.split("-")[:2]
-    return f"{normal_name(name)}=={version.partition('+')[0]}"

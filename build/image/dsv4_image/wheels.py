@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from dsv4_setup.locks import digest, read_lock, requirements
+from dsv4_setup.locks import normal_name, read_lock, requirements
 
 from dsv4_image.tools import ImageError
 
@@ -25,14 +26,23 @@ def collect(root: Path, folder: Path, *, python: str = "", left_out: Collection[
     """
     pins = read_lock(root / "build" / "locks" / f"{LOCK}.txt")
     wanted = requirements({name: pins[name] for name in pins if name not in left_out})
-    wheels, stamp = folder / "wheels", folder / "wheels.stamp"
-    key = digest([*wanted, python])
+    wheels, stamp = folder / "wheels", folder / "wheels.python"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "requirements.txt").write_text("\n".join(wanted) + "\n", encoding="utf-8")
-    if not (stamp.is_file() and stamp.read_text(encoding="ascii") == key):
-        _download(wanted, wheels, python)
-        stamp.write_text(key, encoding="ascii")
+    if stamp.is_file() and stamp.read_text(encoding="ascii") != python:
+        shutil.rmtree(wheels, ignore_errors=True)  # wheels of another Python
+    stamp.write_text(python, encoding="ascii")
+    there = {pin_of(wheel) for wheel in wheels.glob("*.whl")}
+    missing = [pin for pin in wanted if pin not in there]
+    if missing:
+        _download(missing, wheels, python)
     return wanted
+
+
+def pin_of(wheel: Path) -> str:
+    """Return the pin that a wheel fulfils: name-version(+build)-tags.whl."""
+    name, version = wheel.name.split("-")[:2]
+    return f"{normal_name(name)}=={version.partition('+')[0]}"
 
 
 def server_wheel(root: Path, folder: Path) -> Path:
