@@ -8,13 +8,15 @@ METRICS_PORT ?= 8002
 GATEWAY_PORT ?= 8080
 NANO_STEPS ?= 3000
 NANO_COUNT ?= 16
+IMAGE ?= localhost/dsv4:latest
 SETUP = $(PYTHON) build/setup/main.py --torch $(TORCH)
 BIN = .venv/bin
 SHELL = /bin/bash
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup preflight demo serve gateway chat test test-ci test-full nano nano-eval check format bench validate clean
+.PHONY: help setup preflight demo serve gateway chat test test-ci test-full nano nano-eval check format bench validate
+.PHONY: image push run clean
 
 help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +67,16 @@ format: setup ## Format the sources
 
 bench: setup ## Measure the figures of the README
 	@$(BIN)/python build/bench/run.py
+
+image: setup ## Build the NIM-style image (BASE_IMAGE=…: on that base; default: a Debian base that is made here)
+	@$(BIN)/python build/image/main.py build --tag $(IMAGE) $(if $(BASE_IMAGE),--base-image "$(BASE_IMAGE)" --python "$(BASE_PYTHON)")
+
+push: setup ## Push it with its bill of materials (SIGN_BY=KEY signs it): make push TARGET=HOST/NAME:TAG
+	@test -n "$(TARGET)" || { echo "type: make push TARGET=registry.example/nim/dsv4:0.1.0"; exit 2; }
+	@$(BIN)/python build/image/main.py push --tag $(IMAGE) --target "$(TARGET)" $(if $(SIGN_BY),--sign-by "$(SIGN_BY)")
+
+run: setup ## Run the image read-only, without rights, on ports 8000 (API), 8001 (gRPC), 8002, 8080
+	@exec $(BIN)/python build/image/main.py run --tag $(IMAGE)
 
 clean: ## Remove the environment and everything that set-up made
 	@rm -rf .venv build/cache

@@ -13,6 +13,7 @@ PACKAGES = {
     "dsv4_backend": ROOT / "dsv4_backend",
     "dsv4_kernels": ROOT / "kernels" / "dsv4_kernels",
     "dsv4_client": ROOT / "clients" / "dsv4_client",
+    "dsv4_nim": ROOT / "build" / "nim" / "dsv4_nim",
 }
 
 

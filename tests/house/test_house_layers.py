@@ -31,6 +31,9 @@ ADAPTERS = {
     "fastapi": "dsv4_client.gateway",
     "starlette": "dsv4_client.gateway",
     "uvicorn": "dsv4_client.gateway",
+    "fsspec": "dsv4_nim.remote",
+    "huggingface_hub": "dsv4_nim.remote",
+    "yaml": "dsv4_nim.deploy",
 }
 CLIENT_MAY = ("chat", "text", "records", "errors")
 
@@ -119,6 +122,26 @@ def test_clients_use_only_what_they_may() -> None:
         if not target.startswith("dsv4_client") and target not in allowed
     ]
     assert wrong == []
+
+
+def test_nothing_knows_the_container_that_it_runs_in() -> None:
+    wrong = [
+        sentence
+        for package in ("dsv4_backend", "dsv4_kernels", "dsv4_client")
+        for _, target, sentence in edges(package)
+        if target.startswith("dsv4_nim")
+    ]
+    assert wrong == []
+
+
+def test_only_the_container_reads_the_nim_environment() -> None:
+    readers = [
+        module.name
+        for package in PACKAGES
+        for module in modules(package)
+        if "NIM_" in module.path.read_text(encoding="utf-8") and not module.name.startswith("dsv4_nim")
+    ]
+    assert readers == []
 
 
 def test_only_the_command_line_knows_the_clients() -> None:

@@ -1,0 +1,121 @@
+"""From a checkout to an OCI image whose digest follows from the base's digest and the sources alone."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from dsv4_image.base import make_base
+from dsv4_image.context import snapshot
+from dsv4_image.tools import ImageError, Tools
+from dsv4_image.wheels import collect, server_wheel
+
+CONTAINERFILE, BASE_CONTAINERFILE = "build/Containerfile", "build/image/Containerfile.base"
+LOCAL_BASE, LOCAL_BUILDER = "localhost/dsv4-base:bookworm", "localhost/dsv4-builder:bookworm"
+CPU_LEAVES_OUT = ("triton",)  # a GB of compiler that only GPU kernels need
+EPOCH = "1700000000"  # the time of every file in the image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """One way to build. base_image empty: the Debian base, made here. left_out: packages that shall not be in it."""
+
+    root: Path
+    tools: Tools
+    tag: str
+    base_image: str = ""
+    python: str = ""
+    left_out: tuple[str, ...] = ()
+    say: Callable[[str], None] = field(default=print)
+
+    @property
+    def folder(self) -> Path:
+        """Where what is fetched and made is kept between builds."""
+        return self.root / "build" / "cache" / "image"
+
+    @property
+    def context(self) -> Path:
+        """The copy of the sources that is built from."""
+        return self.folder / "context"
+
+    def run(self) -> str:
+        """Build and return the image id. Raises: ImageError."""
+        self.tools.prepare()
+        collect(
+            self.root,
+            self.folder,
+            python=self.python,
+            left_out=self.left_out if self.base_image else (*CPU_LEAVES_OUT, *self.left_out),
+        )
+        snapshot(self.root, self.context)
+        base, builder = self._named_base() if self.base_image else self.make_bases()
+        return self.build_app(base, builder)
+
+    def _named_base(self) -> tuple[str, str]:
+        """Return the base that was asked for, pulled where it is not here; it is its own builder."""
+        if not self._is_there(self.base_image):
+            self._timed(f"pull {self.base_image}", lambda: self.tools.buildah("pull", "--quiet", self.base_image))
+        return self.base_image, self.base_image
+
+    def make_bases(self) -> tuple[str, str]:
+        """Return the Debian base and its builder, made where they are not there yet."""
+        wheel = server_wheel(self.root, self.folder)
+        for name, is_builder in ((LOCAL_BASE, False), (LOCAL_BUILDER, True)):
+            if not self._is_there(name):
+                self._timed(f"base {name}", partial(self._make_base, name, wheel, is_builder=is_builder))
+        return LOCAL_BASE, LOCAL_BUILDER
+
+    def build_app(self, base: str, builder: str, tag: str = "") -> str:
+        """Build the image from the context on a base and return its id."""
+        options = [*_OPTIONS, "--build-arg", f"BASE_IMAGE={base}", "--build-arg", f"BUILDER_IMAGE={builder}"]
+        options += ["--build-arg", f"BASE_DIGEST={self.digest(base)}", "--build-arg", f"VERSION={version(self.root)}"]
+        options += ["--build-arg", f"REVISION={revision(self.root)}", "--tag", tag or self.tag]
+        command = ["bud", *options, "-f", str(self.context / CONTAINERFILE), str(self.context)]
+        self._timed(f"image {tag or self.tag}", lambda: self.tools.buildah(*command))
+        return self.tools.buildah("inspect", "--type=image", "--format={{.FromImageID}}", tag or self.tag)
+
+    def digest(self, image: str) -> str:
+        """Return the digest of an image's manifest; empty for one that is not stored here."""
+        if not self._is_there(image):
+            return ""
+        return self.tools.buildah("inspect", "--type=image", "--format={{.FromImageDigest}}", image)
+
+    def _make_base(self, name: str, wheel: Path, *, is_builder: bool) -> None:
+        packed = make_base(self.folder, wheel, is_builder=is_builder)
+        dockerfile = self.root / BASE_CONTAINERFILE
+        self.tools.buildah("bud", *_OPTIONS, "--tag", name, "-f", str(dockerfile), str(packed.parent))
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            self.tools.buildah("inspect", "--type=image", "--format={{.FromImageID}}", name)
+        except ImageError:
+            return False
+        return True
+
+    def _timed(self, what: str, work: Callable[[], object]) -> None:
+        started = time.monotonic()
+        work()
+        self.say(f"{what}: {time.monotonic() - started:.0f} s")
+
+
+_OPTIONS = ("--isolation", "chroot", "--format", "oci", "--layers=false", "--timestamp", EPOCH, "--pull-never")
+
+
+def version(root: Path) -> str:
+    """Return the project's version."""
+    found = re.search(r'^version = "([^"]+)"', (root / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    return found.group(1) if found else "0"
+
+
+def revision(root: Path) -> str:
+    """Return the commit of a checkout, marked when something is not committed; empty outside of one."""
+    done = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.stdout.strip()

@@ -1,0 +1,74 @@
+"""The whole image, without a Docker engine: built, pushed, pulled by digest, run read-only, asked, stopped.
+
+Times and sizes go to tests/results/image.json.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dsv4_image.build import Build
+from dsv4_image.tools import Tools
+from image_rig import Figures, Pushed, image_build, push_measured, registry, running, status, stream_chat, wait_for
+
+pytestmark = pytest.mark.slow
+TAG = "localhost/dsv4-test:whole"
+
+
+@pytest.fixture(scope="module")
+def figures() -> Iterator[Figures]:
+    found = Figures()
+    yield found
+    found.write("image.json", "python -m pytest -m slow tests/nim/test_nim_image.py")
+
+
+@pytest.fixture(scope="module")
+def build(figures: Figures) -> Build:
+    made = image_build(TAG)
+    started = time.monotonic()
+    made.run()
+    figures.timed("build_s", started)
+    figures.values["image_bytes"] = int(made.tools.podman("image", "inspect", "--format={{.Size}}", TAG))
+    return made
+
+
+@pytest.fixture(scope="module")
+def pushed(build: Build, figures: Figures, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pushed]:
+    folder = tmp_path_factory.mktemp("registry")
+    with registry(folder) as address:
+        yield push_measured(build, folder, address, figures)
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Tools:
+    """Tools with no image at all."""
+    tools = Tools(tmp_path_factory.mktemp("empty"))
+    tools.prepare()
+    return tools
+
+
+def test_a_pull_by_digest_runs_read_only_chats_and_drains(
+    pushed: Pushed, empty: Tools, figures: Figures, tmp_path: Path
+) -> None:
+    started = time.monotonic()
+    empty.podman("pull", "--tls-verify=false", pushed.by_digest)
+    figures.timed("pull_s", started)
+    with running(empty, pushed.by_digest, tmp_path / "cache", "dsv4-test") as container:
+        figures.values["live_s"] = round(
+            wait_for(lambda: status(container.api_port, "/v1/health/live") == 200, 60.0, "the live probe"), 1
+        )
+        assert status(container.api_port, "/v1/health/ready") == 503
+        ready_s = wait_for(lambda: status(container.api_port, "/v1/health/ready") == 200, 120.0, "the ready probe")
+        figures.values["ready_s"] = round(figures.values["live_s"] + ready_s, 1)
+        health = ["exec", container.name, "nim-healthcheck"]
+        assert "ready" in empty.podman(*health)
+        texts = stream_chat(container.grpc_port, "Hello")
+        assert len(texts) > 1 and "".join(texts).strip()
+        rights = empty.podman("exec", container.name, "sh", "-c", "id -u; grep CapEff /proc/1/status; touch /x || true")
+        assert rights.splitlines()[0] == "1000" and "0000000000000000" in rights and "Read-only" in rights
+        started = time.monotonic()
+        assert container.stop() == 0
+        figures.timed("stop_s", started)
