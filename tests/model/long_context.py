@@ -33,7 +33,7 @@ SHAPE: dict[str, Any] = {
     "num_hash_layers": 0,
     "num_attention_heads": 2,
     "head_dim": 64,
-    "index_n_heads": 4,
+    "index_n_heads": 2,
     "index_topk": 64,
     "n_routed_experts": 4,
     "num_experts_per_tok": 1,

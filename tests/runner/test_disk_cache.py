@@ -9,6 +9,7 @@ import pytest
 from library import Answer, answer, open_engine, prompt
 
 from dsv4_backend.config import CacheFormat, parse_serving_config
+from dsv4_backend.kv.listing import file_name
 from dsv4_backend.runner.disk import DiskStore
 
 TEXTS = [prompt(256 + offset, salt=offset, max_tokens=5) for offset in (1, 4, 127)]
@@ -42,6 +43,7 @@ def test_a_server_that_starts_again_goes_on_from_disk(
     assert (cached(first), cached(again)) == ([0, 0, 0], [256, 256, 256])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", ["block", "state"])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone", "swapped"])
 def test_a_damaged_file_is_a_miss(random_checkpoint: Path, tmp_path: Path, kind: str, damage: str) -> None:
@@ -70,6 +72,7 @@ def test_a_file_that_vanishes_while_the_server_runs_is_a_miss(random_checkpoint:
         assert bits([answer(engine, TEXTS[0])]) == bits(first[:1])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("settings", [{"numerics": "plain"}, {"cache_format": "bf16"}])
 def test_other_settings_find_nothing(random_checkpoint: Path, tmp_path: Path, settings: dict[str, str]) -> None:
     answers(random_checkpoint, tmp_path)
@@ -82,6 +85,22 @@ def test_another_tenant_finds_nothing_on_disk(random_checkpoint: Path, tmp_path:
     answers(random_checkpoint, tmp_path)
     with open_engine(random_checkpoint, cache_tokens=1024, disk_cache=str(tmp_path)) as engine:
         assert cached([answer(engine, replace(TEXTS[0], cache_salt="other"))]) == [0]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "swapped"])
+def test_a_file_that_is_not_what_was_written_is_removed(tmp_path: Path, damage: str) -> None:
+    store = DiskStore(tmp_path, max_bytes=10**6)
+    store.save("block", b"1", bytes(range(100)))
+    store.save("block", b"2", bytes(100))
+    store.close()
+    path, other = (tmp_path / file_name("block", key) for key in (b"1", b"2"))
+    whole = path.read_bytes()
+    damaged = {"flipped": whole[:-1] + b"x", "cut": whole[:-1], "swapped": other.read_bytes()}
+    path.write_bytes(damaged[damage])
+    store = DiskStore(tmp_path, max_bytes=10**6)
+    assert store.load("block", b"1", 100) is None and store.load("block", b"2", 100) == bytes(100)
+    store.close()
+    assert not path.exists()
 
 
 def test_the_longest_unused_files_leave_when_the_room_is_full(tmp_path: Path) -> None:

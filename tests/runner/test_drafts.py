@@ -60,6 +60,7 @@ def test_penalties_stops_bias_and_a_grammar_apply_token_by_token(random_checkpoi
     assert bits(drafted) == bits(plain)
 
 
+@pytest.mark.ci
 def test_drafts_get_on_with_preemption_and_the_prefix_cache(random_checkpoint: Path) -> None:
     cache_format = CacheFormat.PACKED_FP4INDEX
     items = [repeating(length, salt) for salt, length in enumerate((120, 130, 200, 250, 260, 290))]
