@@ -49,7 +49,7 @@ test-ci: setup ## Heavier tests on the real server
 	@$(PYTEST) -m "ci and not slow"
 
 test-full: setup ## The slow tests, alone; their result goes to tests/results/test-full.txt
-	@mkdir -p tests/results; set -o pipefail; $(PYTEST) -m slow -v --color=no 2>&1 | tee tests/results/test-full.txt
+	@mkdir -p tests/results; set -o pipefail; $(PYTEST) -m slow -v --color=no 2>&1 | grep -v '^rootdir' | tee tests/results/test-full.txt
 
 nano: setup ## Train the small bundled model and write its checkpoints (hours; resumes) and figures
 	@cd build/nano && ../../$(BIN)/python -m nano_train.main train --steps $(NANO_STEPS) && ../../$(BIN)/python -m nano_train.main ship
