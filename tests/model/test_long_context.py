@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from long_context import Report, run
 
+RESULT = Path(__file__).resolve().parents[1] / "results" / "long-context.json"
 MAX_DIFFERENCE = 2e-5
 MAX_SCORE_GAP = 1e-6  # of the largest score: float32 may order nearly equal entries differently
 MAX_EXTRA_BYTES = 2 << 30
@@ -24,3 +28,10 @@ def test_64k_tokens_attend_as_float64_does() -> None:
 
 def test_a_few_thousand_tokens_attend_as_float64_does() -> None:
     check(run(4096))
+
+
+def test_the_committed_million_tokens_kept_every_bound() -> None:
+    result = json.loads(RESULT.read_text(encoding="utf-8"))
+    report = Report(**{name: result[name] for name in Report.__dataclass_fields__})
+    assert report.num_tokens == 1_048_576
+    check(report)
