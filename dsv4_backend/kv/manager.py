@@ -255,13 +255,12 @@ class CacheManager:
             if block.entries.page is None:
                 if not self._index.make_room(BLOCK, 1):
                     return False
-                self._bring(block)
-                held.pages += [block.entries.page] if block.entries.page is not None else []
+                held.pages.append(self._bring(block))
         held.pages = [block.entries.page for block in chain if block.entries.page is not None]
         return self._copy_state(held, chain[-1])
 
-    def _bring(self, block: Block) -> None:
-        """Bring a block back from host memory or disk, into a page that the caller's sequence holds."""
+    def _bring(self, block: Block) -> int:
+        """Bring a block back from host memory or disk; return its page, which the caller's sequence holds."""
         page, source = self._pools[BLOCK].reserve(1)[0], block.entries.host
         if source is not None:
             self._copies.append(PageCopy(kind=BLOCK, source=source, target=page, source_tier=Tier.HOST))
@@ -269,6 +268,7 @@ class CacheManager:
         else:
             self._load(BLOCK, block.key, page)
             self._index.enter(block, page)
+        return page
 
     def _copy_state(self, held: _Held, block: Block) -> bool:
         """Give a sequence its own copy of a block's snapshot; False where there is no place for it."""

@@ -36,10 +36,7 @@ class Kept:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Block:
-    """One cached block, and the snapshot behind it.
-
-    Rule: it `is_live` until nothing of it is cached any more; before it `is_entered` it is on disk alone.
-    """
+    """One cached block, and the snapshot behind it. Rule: it `is_live` until nothing of it is cached any more."""
 
     key: bytes
     parent: Block | None
@@ -47,7 +44,6 @@ class Block:
     snapshot: Kept | None = None
     children: set[bytes] = field(default_factory=set)
     is_live: bool = True
-    is_entered: bool = True
     is_pinned: bool = False
 
     def kept(self, kind: str) -> Kept | None:
@@ -103,7 +99,7 @@ class PrefixIndex:
     def longest(self, tokens: KeyedTokens) -> list[Block]:
         """Return the longest chain of cached blocks that begins the text and ends with a snapshot.
 
-        Rule: at least one token is left to compute. Blocks that are on disk alone are not `is_entered` yet.
+        Rule: at least one token is left to compute. Blocks that are on disk alone are not in the index yet.
         """
         chain, num_usable = list[Block](), 0
         most = tokens.last_edge // PAGE_TOKENS if tokens.may_hit else 0
@@ -119,7 +115,7 @@ class PrefixIndex:
     def _find(self, key: bytes, parent: Block | None) -> Block | None:
         block = self._blocks.get(key)
         if block is None and self._disk.has(BLOCK, key):
-            return Block(key=key, parent=parent, entries=Kept(), is_entered=False)
+            return Block(key=key, parent=parent, entries=Kept())
         return block
 
     def touch(self, chain: Sequence[Block]) -> None:
@@ -136,14 +132,14 @@ class PrefixIndex:
 
     def add(self, key: bytes, parent: Block | None, page: int) -> Block:
         """Keep the page of a new block. The caller has asked that no block has this key."""
-        block = Block(key=key, parent=parent, entries=Kept(), is_entered=False)
+        block = Block(key=key, parent=parent, entries=Kept())
         self.enter(block, page)
         return block
 
     def enter(self, block: Block, page: int) -> None:
         """Keep the page of a block that is not in the index yet."""
         self._device[BLOCK].keep(page)
-        block.entries.page, block.is_entered = page, True
+        block.entries.page = page
         if block.parent is not None:
             block.parent.children.add(block.key)
         self._blocks[block.key] = block

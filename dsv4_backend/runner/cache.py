@@ -67,7 +67,6 @@ class RankCache:
     def __init__(
         self, layout: CacheLayout, places: Places, host_places: Places | None = None, disk: DiskStore | None = None
     ) -> None:
-        self.layout = layout
         self._disk = disk
         self._device = _Store(layout, places)
         self._tiers = {Tier.DEVICE: self._device, Tier.HOST: _Store(layout, host_places or {})}

@@ -119,14 +119,14 @@ class Rank:
         Rule: a row whose constraint failed gets that error.
         """
         chosen: dict[int, list[Choice]] = {row.sequence_id: [] for row in plan.rows}
-        pending = [
-            (row, last - 1 - row.num_drafts) for row, (_, last) in zip(plan.rows, spans, strict=True) if row.is_sampled
-        ]
+        pending = []
+        for row, (_, last) in zip(plan.rows, spans, strict=True):
+            error = self._states[row.sequence_id].error
+            if row.is_sampled and error:
+                chosen[row.sequence_id].append(Choice(error=error))
+            elif row.is_sampled:
+                pending.append((row, last - 1 - row.num_drafts))
         while pending:
-            for row, _ in pending:
-                if self._states[row.sequence_id].error:
-                    chosen[row.sequence_id].append(Choice(error=self._states[row.sequence_id].error))
-            pending = [(row, index) for row, index in pending if not self._states[row.sequence_id].error]
             rows = logits[torch.tensor([index for _, index in pending], dtype=torch.int64)]  # [S, V]
             choices = sample(rows, [self._states[row.sequence_id].choosing(row) for row, _ in pending])
             for (row, _), choice in zip(pending, choices, strict=True):

@@ -17,8 +17,6 @@ class DraftPace:
     max_drafts: int
     rate: float = START_RATE
     pause: int = 0
-    num_drafted: int = 0
-    num_accepted: int = 0
 
     def count(self) -> int:
         """How many drafts are worth computing now; a sequence that pauses comes nearer to its next try."""
@@ -32,8 +30,6 @@ class DraftPace:
 
     def note(self, num_drafted: int, num_accepted: int) -> None:
         """Drafts were verified."""
-        self.num_drafted += num_drafted
-        self.num_accepted += num_accepted
         was_cut = num_accepted < num_drafted
         tried = num_accepted + was_cut  # drafts behind the first wrong one say nothing
         self.rate = MEMORY * self.rate + (1 - MEMORY) * num_accepted / max(tried, 1)

@@ -28,11 +28,6 @@ READY_S = 120.0
 PORTS = ("NIM_SERVER_PORT", "NIM_HTTP_TRITON_PORT", "NIM_TRITON_GRPC_PORT", "NIM_TRITON_METRICS_PORT")
 
 
-def image_build(tag: str, left_out: tuple[str, ...] = ()) -> Build:
-    """A build in the checkout's own store, which keeps the bases from run to run."""
-    return Build(root=ROOT, tools=Tools(ROOT / "build" / "cache" / "image" / "store"), tag=tag, left_out=left_out)
-
-
 @dataclass
 class Figures:
     """Seconds and bytes as they were measured."""
@@ -48,6 +43,17 @@ class Figures:
         path.parent.mkdir(exist_ok=True)
         record = {"command": command, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), **self.values}
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def build_measured(tag: str, figures: Figures, left_out: tuple[str, ...] = ()) -> Build:
+    """Build in the checkout's own store, which keeps the bases from run to run; note the time and the size."""
+    store = ROOT / "build" / "cache" / "image" / "store"
+    made = Build(root=ROOT, tools=Tools(store), tag=tag, left_out=left_out)
+    started = time.monotonic()
+    made.run()
+    figures.timed("build_s", started)
+    figures.values["image_bytes"] = int(made.tools.podman("image", "inspect", "--format={{.Size}}", tag))
+    return made
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from dsv4_image.build import Build
 from dsv4_image.tools import Tools
-from image_rig import Figures, Pushed, image_build, push_measured, registry, running, status, stream_chat, wait_for
+from image_rig import Figures, Pushed, build_measured, push_measured, registry, running, status, stream_chat, wait_for
 
 pytestmark = pytest.mark.slow
 TAG = "localhost/dsv4-test:whole"
@@ -27,12 +27,7 @@ def figures() -> Iterator[Figures]:
 
 @pytest.fixture(scope="module")
 def build(figures: Figures) -> Build:
-    made = image_build(TAG)
-    started = time.monotonic()
-    made.run()
-    figures.timed("build_s", started)
-    figures.values["image_bytes"] = int(made.tools.podman("image", "inspect", "--format={{.Size}}", TAG))
-    return made
+    return build_measured(TAG, figures)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from dsv4_image.build import LOCAL_BASE, LOCAL_BUILDER, Build
 from dsv4_image.cli import bill
 from dsv4_image.supply import attach_sbom, sign, write_lookaside, write_policy
 from dsv4_image.tools import ImageError, Tools
-from image_rig import ROOT, Figures, Pushed, image_build, push_measured, registry
+from image_rig import ROOT, Figures, Pushed, build_measured, push_measured, registry
 
 pytestmark = pytest.mark.slow
 TAG = "localhost/dsv4-test:parts"
@@ -33,12 +33,7 @@ def figures() -> Iterator[Figures]:
 
 @pytest.fixture(scope="module")
 def build(figures: Figures) -> Build:
-    made = image_build(TAG, LEFT_OUT)
-    started = time.monotonic()
-    made.run()
-    figures.timed("build_s", started)
-    figures.values["image_bytes"] = int(made.tools.podman("image", "inspect", "--format={{.Size}}", TAG))
-    return made
+    return build_measured(TAG, figures, LEFT_OUT)
 
 
 @pytest.fixture(scope="module")
