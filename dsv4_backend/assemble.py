@@ -69,7 +69,7 @@ def build_engine(
         max_restarts=config.max_restarts,
     )
     think = ThinkTokens(open_id=vocabulary.think_open_id, close_id=vocabulary.think_close_id)
-    return Engine(config=config, limits=limits, think=think, executor=executor, loop=loop)
+    return Engine(config=config, limits=limits, think=think, turn_id=vocabulary.user_id, executor=executor, loop=loop)
 
 
 def _make_executor(config: ServingConfig, on_progress: Progressed | None) -> Executor:

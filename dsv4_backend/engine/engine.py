@@ -60,6 +60,7 @@ class Engine:
         config: ServingConfig,
         limits: AdmissionLimits,
         think: ThinkTokens,
+        turn_id: int | None = None,
         executor: Executor,
         loop: StepLoop,
         clock: Callable[[], float] = time.monotonic,
@@ -67,6 +68,7 @@ class Engine:
         self._config = config
         self._limits = limits
         self._think = think
+        self._turn_id = turn_id
         self._executor = executor
         self._loop = loop
         self._clock = clock
@@ -156,6 +158,7 @@ class Engine:
             arrival_s=self._clock(),
             token_ids=list(ids),
             num_prompt=len(ids),
+            turn_id=self._turn_id,
             reasoning=None if budget is None else ReasoningBudget(self._think, budget, ids),
         )
 

@@ -309,7 +309,8 @@ class CacheManager:
         if chain.passing is not None and chain.passing.is_live:
             self._index.drop_snapshot(chain.passing)
         edge = chain.num_blocks * PAGE_TOKENS
-        stays = edge == chain.prompt_edge or edge % self._rules.interval_tokens == 0
+        marked = edge == chain.prompt_edge or edge in chain.tokens.turn_edges
+        stays = marked or edge % self._rules.interval_tokens == 0
         chain.passing = block if is_new and not stays else None
 
     def _snapshot(self, state: int, block: Block) -> bool:

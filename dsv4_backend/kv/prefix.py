@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,11 +56,20 @@ class KeyedTokens:
     """The tokens of one sequence, which only grow, and the keys of their full blocks, computed once each.
 
     Rule: `may_hit` says whether the sequence may go on from what others computed.
+          `turn_edges` are page edges where a later text is likely to part from this one: their snapshots stay.
     """
 
-    def __init__(self, token_ids: Sequence[int], salt: str = "", *, may_hit: bool = True) -> None:
+    def __init__(
+        self,
+        token_ids: Sequence[int],
+        salt: str = "",
+        *,
+        may_hit: bool = True,
+        turn_edges: frozenset[int] = frozenset(),
+    ) -> None:
         self.token_ids = token_ids
         self.may_hit = may_hit
+        self.turn_edges = turn_edges
         self._keys: list[bytes] = []
         self._root = hashlib.blake2b(salt.encode(), digest_size=KEY_BYTES, person=b"dsv4-prefix").digest()
 
@@ -76,6 +86,15 @@ class KeyedTokens:
             before = self._keys[-1] if self._keys else self._root
             self._keys.append(hashlib.blake2b(tokens, digest_size=KEY_BYTES, key=before).digest())
         return self._keys[block]
+
+    def edge_after(self, num_tokens: int) -> int:
+        """The next edge at which to stop so that a snapshot can be kept: of a turn, or the last one."""
+        return min((edge for edge in self.turn_edges if edge > num_tokens), default=self.last_edge)
+
+    def common_edge(self, other: KeyedTokens) -> int:
+        """The last page edge up to which both texts are the same, and behind which each has a token to compute."""
+        most = min(self.last_edge, other.last_edge) // PAGE_TOKENS
+        return bisect_left(range(most), True, key=lambda block: self.key(block) != other.key(block)) * PAGE_TOKENS
 
 
 class PrefixIndex:

@@ -24,9 +24,9 @@ class WaitingQueue:
         """Put a sequence into the line; a preempted one keeps its arrival and so its place."""
         self._waiting.append(sequence)
 
-    def next(self, now_s: float) -> Sequence | None:
-        """Return the sequence whose turn it is, without taking it out."""
-        return min(self._waiting, key=lambda item: _rank(item, now_s), default=None)
+    def in_order(self, now_s: float) -> list[Sequence]:
+        """Return all sequences in the order of their turns, without taking them out."""
+        return sorted(self._waiting, key=lambda item: _rank(item, now_s))
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out of the line."""
@@ -37,6 +37,11 @@ class WaitingQueue:
         return tuple(self._waiting)
 
 
+def is_starving(sequence: Sequence, now_s: float) -> bool:
+    """Whether a sequence has waited too long to be passed by any other."""
+    return now_s - sequence.arrival_s >= STARVATION_S
+
+
 def _rank(sequence: Sequence, now_s: float) -> tuple[bool, int, float, int]:
-    is_starving = now_s - sequence.arrival_s >= STARVATION_S
-    return (not is_starving, 0 if is_starving else sequence.prompt.priority, sequence.arrival_s, sequence.id)
+    starves = is_starving(sequence, now_s)
+    return (not starves, 0 if starves else sequence.prompt.priority, sequence.arrival_s, sequence.id)

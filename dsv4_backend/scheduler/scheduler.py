@@ -14,8 +14,9 @@ from dsv4_backend.config.model import PAGE_TOKENS
 from dsv4_backend.kv.manager import CacheManager
 from dsv4_backend.records import PageGrant, PlanRow, StepPlan, StepResult
 from dsv4_backend.scheduler.budget import chunk_tokens, fair_shares
-from dsv4_backend.scheduler.queue import WaitingQueue
+from dsv4_backend.scheduler.queue import WaitingQueue, is_starving
 from dsv4_backend.scheduler.sequence import Sequence
+from dsv4_backend.scheduler.sharing import kept_edge
 from dsv4_backend.speculative import DraftPace
 
 SUSPECT_RESTARTS = 2
@@ -167,10 +168,11 @@ class Scheduler:
             raise AssertionError(f"no sequence runs but pages are used: {self._cache.usage()}")
 
     def _admit(self, now_s: float) -> None:
-        while len(self._running) < self._config.max_sequences:
-            sequence = self._waiting.next(now_s)
-            if sequence is None:
+        for sequence in self._waiting.in_order(now_s):
+            if len(self._running) >= self._config.max_sequences:
                 return
+            if self._config.prefix_cache and not is_starving(sequence, now_s) and self._follows(sequence):
+                continue
             # A page of headroom for each that runs: without it, the newcomer would soon be preempted, over and over.
             num_tokens = len(sequence.token_ids) + 1 + PAGE_TOKENS * len(self._running)
             num_shared = self._cache.admit(sequence.id, sequence.keyed, num_tokens)
@@ -179,6 +181,15 @@ class Scheduler:
             sequence.share(num_shared)
             self._waiting.remove(sequence)
             self._running.append(sequence)
+
+    def _follows(self, sequence: Sequence) -> bool:
+        """Whether more of a prompt's beginning will be kept soon, because a running one computes the same text."""
+        interval = self._config.snapshot_interval_tokens
+        return any(
+            item.num_computed < kept_edge(item.keyed, sequence.keyed, interval)
+            for item in self._running
+            if item.is_prefilling
+        )
 
     def _candidates(self) -> tuple[Sequence, ...]:
         """Who may be in the next step: everybody running, but one suspect at a time and alone.
@@ -190,9 +201,9 @@ class Scheduler:
         return tuple(suspects[:1] or self._running)
 
     def _chunk(self, sequence: Sequence, share: int) -> int:
-        """Return how many tokens of a prefill to compute: up to its last page edge first, so that it can be kept."""
+        """Return how many tokens of a prefill to compute: up to an edge first where what is computed can be kept."""
         count = chunk_tokens(sequence.num_computed, sequence.num_pending, share)
-        to_edge = sequence.keyed.last_edge - sequence.num_computed
+        to_edge = sequence.keyed.edge_after(sequence.num_computed) - sequence.num_computed
         return to_edge if self._config.prefix_cache and 0 < to_edge < count else count
 
     def _row(self, sequence: Sequence, num_tokens: int) -> PlanRow | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from dsv4_backend.kv.prefix import KeyedTokens
 from dsv4_backend.records import PlanRow, Prompt, Request, RowResult, SequenceStart, TokenLogprob, Usage
 from dsv4_backend.scheduler.reasoning import ReasoningBudget
+from dsv4_backend.scheduler.sharing import turn_edges
 from dsv4_backend.speculative import DraftPace, NgramDrafts
 
 
@@ -19,6 +20,7 @@ class Sequence:
            started, was preempted, or whose rank was lost has num_computed 0 and is not `is_on_rank`.
            num_written is how many positions were ever written: more than num_computed where drafts were wrong.
            num_shared tokens of the prompt were found in the prefix cache at the first start.
+           turn_id is the token with which a turn of a conversation begins.
     """
 
     id: int
@@ -36,6 +38,7 @@ class Sequence:
     is_first_start: bool = False
     reasoning: ReasoningBudget | None = None
     pace: DraftPace | None = None
+    turn_id: int | None = None
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     keyed: KeyedTokens = field(init=False)
     ngrams: NgramDrafts = field(init=False)
@@ -43,7 +46,8 @@ class Sequence:
     def __post_init__(self) -> None:
         prompt = self.prompt
         may_hit = not prompt.sampling.prompt_logprobs  # which need the logits of every prompt token
-        self.keyed = KeyedTokens(self.token_ids, prompt.cache_salt, may_hit=may_hit)
+        edges = turn_edges(self.token_ids, self.turn_id)
+        self.keyed = KeyedTokens(self.token_ids, prompt.cache_salt, may_hit=may_hit, turn_edges=edges)
         self.ngrams = NgramDrafts(self.token_ids)
 
     @property

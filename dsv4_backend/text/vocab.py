@@ -11,6 +11,7 @@ from dsv4_backend.errors import ConfigError
 
 BOS = "<｜begin▁of▁sentence｜>"
 EOS = "<｜end▁of▁sentence｜>"
+USER = "<｜User｜>"
 THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
 
@@ -26,6 +27,7 @@ class Vocabulary:
     special_ids: frozenset[int]
     bos_id: int | None
     eos_id: int | None
+    user_id: int | None
     think_open_id: int | None
     think_close_id: int | None
 
@@ -81,6 +83,7 @@ def parse_vocabulary(content: object) -> Vocabulary:
         special_ids=frozenset(added.values()),
         bos_id=names.get(BOS),
         eos_id=names.get(EOS),
+        user_id=added.get(USER),
         think_open_id=added.get(THINK_OPEN),
         think_close_id=added.get(THINK_CLOSE),
     )

@@ -16,12 +16,28 @@ from dsv4_backend.scheduler.scheduler import Scheduler
 from dsv4_backend.scheduler.sequence import Sequence
 
 
-def _sequence(number: int, num_prompt: int, *, priority: int = 0, arrival_s: float = 0.0) -> Sequence:
-    ids = tuple(range(num_prompt))
+def _sequence(
+    number: int,
+    num_prompt: int,
+    *,
+    priority: int = 0,
+    arrival_s: float = 0.0,
+    text: int | None = None,
+    turn_id: int | None = None,
+) -> Sequence:
+    """A sequence of its own text; two with one `text` begin alike."""
+    first = 10_000 * (number if text is None else text)
+    ids = tuple(range(first, first + num_prompt))
     prompt = Prompt(token_ids=ids, priority=priority, sampling=SamplingParams(seed=0))
     request = Request(id=str(number), prompt=prompt)
     return Sequence(
-        id=number, request=request, max_tokens=10**6, arrival_s=arrival_s, token_ids=list(ids), num_prompt=num_prompt
+        id=number,
+        request=request,
+        max_tokens=10**6,
+        arrival_s=arrival_s,
+        token_ids=list(ids),
+        num_prompt=num_prompt,
+        turn_id=turn_id,
     )
 
 
@@ -112,7 +128,7 @@ def test_lost_ranks_make_every_running_sequence_start_over() -> None:
     scheduler.lose_ranks()
     scheduler.check()
     plan = _step(scheduler)
-    assert plan.starts[0].token_ids == (*range(10), 7, 7, 7)
+    assert plan.starts[0].token_ids == (*range(10_000, 10_010), 7, 7, 7)
     assert plan.rows[0].start == 0 and plan.rows[0].is_sampled
 
 
@@ -170,6 +186,48 @@ def test_a_sequence_that_gave_way_in_this_step_gets_no_page_in_it() -> None:
     assert scheduler.num_preemptions == 1
 
 
+def test_prompts_that_begin_alike_are_computed_once() -> None:
+    scheduler = _scheduler(cache_tokens=8192)
+    for number in range(4):
+        scheduler.add(_sequence(number, 600, text=0))
+    computed = sum(len(row.token_ids) for _ in range(5) for row in _step(scheduler).rows if len(row.token_ids) > 1)
+    assert computed == 600 + 3 * (600 - 512)
+    assert [item.num_shared for item in scheduler.running] == [0, 512, 512, 512]
+
+
+def test_a_prompt_that_waits_for_another_lets_others_pass() -> None:
+    scheduler = _scheduler(cache_tokens=8192)
+    for number, text in enumerate((0, 0, 5)):
+        scheduler.add(_sequence(number, 600, text=text, arrival_s=float(number)))
+    _step(scheduler)
+    assert [item.id for item in scheduler.running] == [0, 2]
+
+
+def test_nobody_waits_for_a_prompt_that_was_cancelled_or_for_too_long() -> None:
+    scheduler = _scheduler(cache_tokens=8192)
+    for number in range(3):
+        scheduler.add(_sequence(number, 600, text=0, arrival_s=float(number)))
+    _step(scheduler)
+    scheduler.finish(scheduler.running[0])
+    _step(scheduler)
+    assert [item.id for item in scheduler.running] == [1]
+    _step(scheduler, now_s=STARVATION_S + 2)
+    assert [item.id for item in scheduler.running] == [1, 2]
+
+
+def test_a_conversation_edited_at_a_turn_goes_on_from_the_page_before_that_turn() -> None:
+    scheduler, turn = _scheduler(cache_tokens=8192), 900
+    first = _sequence(0, 1500, turn_id=turn)
+    edited = _sequence(1, 1500, text=0, turn_id=turn)
+    edited.token_ids[turn + 1] = 7
+    scheduler.add(first)
+    while first.is_prefilling:
+        _step(scheduler)
+    scheduler.add(edited)
+    _step(scheduler)
+    assert edited.num_shared == turn // 128 * 128
+
+
 class SchedulerMachine(RuleBasedStateMachine):
     """Any order of adding, stepping, cancelling and losing ranks keeps the books right and the tokens in order."""
 
@@ -180,10 +238,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.on_rank: dict[int, int] = {}
 
     @precondition(lambda self: len(self.scheduler.sequences) < 6)
-    @rule(num_prompt=st.integers(1, 400), priority=st.integers(0, 2))
-    def add(self, num_prompt: int, priority: int) -> None:
+    @rule(num_prompt=st.integers(1, 400), priority=st.integers(0, 2), text=st.integers(0, 1))
+    def add(self, num_prompt: int, priority: int, text: int) -> None:
         self.num_added += 1
-        self.scheduler.add(_sequence(self.num_added, num_prompt, priority=priority, arrival_s=float(self.num_added)))
+        sequence = _sequence(
+            self.num_added, num_prompt, priority=priority, arrival_s=float(self.num_added), text=text, turn_id=150
+        )
+        self.scheduler.add(sequence)
 
     @precondition(lambda self: self.scheduler.sequences)
     @rule()

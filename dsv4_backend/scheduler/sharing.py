@@ -1,0 +1,30 @@
+"""Where texts part: edges at which a snapshot is worth keeping, and prompts that are computed once for several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dsv4_backend.config.model import PAGE_TOKENS
+from dsv4_backend.kv.prefix import KeyedTokens
+
+MAX_TURN_EDGES = 4  # of the newest turns: what is edited or asked anew is mostly near the end
+
+
+def turn_edges(token_ids: Sequence[int], turn_id: int | None) -> frozenset[int]:
+    """Return the page edges before the newest turns of a conversation; none where no token begins a turn."""
+    edges: set[int] = set()
+    for position in range(len(token_ids) - 1, PAGE_TOKENS - 1, -1):
+        if token_ids[position] == turn_id:
+            edges.add(position // PAGE_TOKENS * PAGE_TOKENS)
+            if len(edges) == MAX_TURN_EDGES:
+                break
+    return frozenset(edges)
+
+
+def kept_edge(leader: KeyedTokens, follower: KeyedTokens, interval_tokens: int) -> int:
+    """Return the last edge from which a text will be able to go on when another one is computed; 0 where none is."""
+    if not follower.may_hit or min(leader.last_edge, follower.last_edge) == 0 or leader.key(0) != follower.key(0):
+        return 0
+    common = leader.common_edge(follower)
+    edges = [edge for edge in (*leader.turn_edges, leader.last_edge) if edge <= common]
+    return max(common // interval_tokens * interval_tokens, *edges, 0)
