@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dsv4_backend.chat import ChatEncoder
-from dsv4_backend.config import ExecutorKind, ModelConfig, ServingConfig, load_model_config
+from dsv4_backend.config import Drafter, DraftKind, ExecutorKind, ModelConfig, ServingConfig, load_model_config
 from dsv4_backend.engine import Engine, Executor
 from dsv4_backend.engine.admission import make_limits
 from dsv4_backend.engine.loop import StepLoop
@@ -50,6 +50,7 @@ def build_engine(
     model = load_model_config(_checkpoint(config))
     vocabulary = load_vocabulary(config)
     _check_vocabulary(model, vocabulary)
+    _check_drafter(model, config.drafter)
     metrics = metrics or NullMetrics()
     cache = CacheManager(cache_rules(config), DiskListing(cache_folder(config, rank=0)))
     limits = make_limits(model, config, cache.capacity_tokens)
@@ -82,6 +83,14 @@ def _checkpoint(config: ServingConfig) -> Path:
     if not config.checkpoint:
         raise ConfigError("no checkpoint is named. Set `checkpoint` to a folder with config.json and weights.")
     return Path(config.checkpoint)
+
+
+def _check_drafter(config: ModelConfig, drafter: Drafter) -> None:
+    """Refuse a drafter that the checkpoint has no model for. Raises: ConfigError."""
+    kind = config.draft.kind
+    if drafter.is_model and drafter.value != kind.value:
+        fix = f"Set drafter to {kind.value}" if kind is not DraftKind.NONE else "Set drafter to ngram or none"
+        raise ConfigError(f"drafter is {drafter.value} but the draft model of this checkpoint is {kind.value}. {fix}.")
 
 
 def _check_vocabulary(model: ModelConfig, vocabulary: Vocabulary) -> None:

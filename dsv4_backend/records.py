@@ -161,6 +161,8 @@ class PlanRow:
           a token of this row.
           The last num_drafts tokens are drafts: each is accepted if it is the token that would have been chosen, the
           first one that is not is replaced by that choice.
+          num_wanted is how many drafts the rank's own draft model is to propose behind the row; None where it is not
+          even told of the row's tokens.
           num_written is how many positions were ever written, if a step before went further than `start` and its last
           tokens were taken back (at most the layout's max_drafts).
     """
@@ -169,6 +171,7 @@ class PlanRow:
     start: int
     token_ids: tuple[int, ...]
     num_drafts: int = 0
+    num_wanted: int | None = None
     num_written: int = 0
     grants: tuple[PageGrant, ...] = ()
     is_sampled: bool = True
@@ -202,10 +205,11 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowResult:
-    """What one row produced. `error` ends that request alone; the others go on."""
+    """What one row produced, and what may come next. `error` ends that request alone; the others go on."""
 
     sequence_id: int
     token_ids: tuple[int, ...] = ()
+    drafts: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     error: str = ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from dsv4_backend.checkpoint.findings import Findings
 from dsv4_backend.checkpoint.header import TensorEntry
 from dsv4_backend.checkpoint.index import CheckpointIndex, read_index
 from dsv4_backend.checkpoint.layout import Layout, Storage, read_layout
-from dsv4_backend.checkpoint.names import TensorSpec, Weight, expected_tensors, model_weights
+from dsv4_backend.checkpoint.names import DRAFT_RULE, TensorSpec, Weight, expected_tensors, model_weights
 from dsv4_backend.config import ModelConfig, load_model_config
 from dsv4_backend.errors import CheckpointError
 
@@ -64,6 +64,13 @@ class Checkpoint:
         if problems:
             raise CheckpointError(str(path), problems)
         return cls(path=path, config=config, layout=layout, index=index, specs=specs)
+
+    def with_draft(self) -> Checkpoint:
+        """The same checkpoint, of which the draft model is loaded as well. Raises: CheckpointError if it has none."""
+        if not any(name.startswith("mtp.") for name in self.specs):
+            raise CheckpointError(str(self.path), ["there is no draft model (mtp.*). Set drafter to ngram or none."])
+        specs = {name: replace(spec, skip="") if spec.skip == DRAFT_RULE else spec for name, spec in self.specs.items()}
+        return replace(self, specs=specs)
 
     def skipped(self) -> dict[str, int]:
         """Return the number of tensors that are not loaded, by the rule that says so."""

@@ -18,7 +18,7 @@ from dsv4_backend.parallel import Role
 
 FP8_BLOCK = 128
 FP4_GROUPS = {Storage.MXFP4: 32, Storage.NVFP4: 16}
-DRAFT_RULE = "draft: mtp.* is not used until a drafter runs"
+DRAFT_RULE = "draft: mtp.* is loaded where drafter is mtp or dspark"
 INPUT_SCALE_RULE = "activation scale: experts' *.input_scale is not used, activations keep their precision"
 
 
@@ -200,9 +200,8 @@ class _Names:
     def draft(self) -> Iterator[Weight]:
         """The stages of the draft model: complete ratio-0 layers with a learned router, and what joins them."""
         config, draft = self.config, self.config.draft
-        layer = LayerSpec(kind=LayerKind.WINDOW, ratio=0, is_hash_routed=False, rope=config.layers[0].rope)
         for stage in range(draft.num_stages):
-            yield from self.layer(f"mtp.{stage}", layer)
+            yield from self.layer(f"mtp.{stage}", draft.layer)
             if draft.kind is DraftKind.MTP:
                 for part in ("e", "h"):
                     yield self.matrix(f"mtp.{stage}.{part}_proj", config.hidden_size, config.hidden_size)

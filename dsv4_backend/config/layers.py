@@ -14,12 +14,13 @@ _KINDS = {0: LayerKind.WINDOW, 4: LayerKind.CSA, 128: LayerKind.HCA}
 _RATIOS_OF_TYPES = {"sliding_attention": 0, "compressed_sparse_attention": 4, "heavily_compressed_attention": 128}
 
 
-def read_layers(fields: Fields) -> tuple[LayerSpec, ...]:
-    """Return the backbone's layers; what is wrong is added to the fields' problems."""
+def read_layers(fields: Fields) -> tuple[tuple[LayerSpec, ...], LayerSpec]:
+    """Return the backbone's layers, and what a stage of a draft model is; what is wrong is added to the problems."""
     num_layers = fields.integer("num_hidden_layers", "n_layers")
     num_hash = fields.integer("num_hash_layers", "n_hash_layers", default=_num_hash(fields), minimum=0)
     plain, compressed = _ropes(fields)
-    return tuple(
+    draft = LayerSpec(kind=LayerKind.WINDOW, ratio=0, is_hash_routed=False, rope=plain)
+    layers = tuple(
         LayerSpec(
             kind=kind,
             ratio=ratio,
@@ -28,6 +29,7 @@ def read_layers(fields: Fields) -> tuple[LayerSpec, ...]:
         )
         for index, (kind, ratio) in enumerate(_ratios(fields, num_layers))
     )
+    return layers, draft
 
 
 def _num_hash(fields: Fields) -> int:

@@ -75,9 +75,10 @@ class QuantSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftSpec:
-    """The draft model that the config announces; its tensors are skipped by name until a drafter uses them."""
+    """The draft model that the config announces. Rule: each stage is a `layer`: window-only, with a learned router."""
 
     kind: DraftKind
+    layer: LayerSpec
     num_stages: int = 0
     block_tokens: int = 0
     noise_token_id: int = -1

@@ -65,8 +65,8 @@ def parse_model_config(values: dict[str, object]) -> ModelConfig:
     fields.get("model_type", "num_key_value_heads")
     for name, allowed in _FIXED.items():
         fields.require(name, allowed)
-    draft = _draft(fields)
-    layers = read_layers(fields)
+    layers, draft_layer = read_layers(fields)
+    draft = _draft(fields, draft_layer)
     config = _model(fields, layers, draft)
     fields.refuse_unknown(_HARMLESS)
     _check_shapes(config, fields.problems)
@@ -181,19 +181,20 @@ def _inference_dtype(fields: Fields) -> str:
     return "fp8" if fields.get("dtype") == "fp8" else ""
 
 
-def _draft(fields: Fields) -> DraftSpec:
+def _draft(fields: Fields, layer: LayerSpec) -> DraftSpec:
     """DSpark is announced by its own keys, never by num_nextn_predict_layers, which stays 1."""
     num_mtp = fields.integer("num_nextn_predict_layers", default=0, minimum=0)
     num_stages = fields.integer("n_mtp_layers", default=num_mtp, minimum=0)
     targets = fields.integers("dspark_target_layer_ids")
     if targets is None:
         kind = DraftKind.MTP if num_stages else DraftKind.NONE
-        return DraftSpec(kind=kind, num_stages=num_stages)
+        return DraftSpec(kind=kind, layer=layer, num_stages=num_stages)
     for name in ("dspark_markov_head_type", "dspark_sample_from_anchor", "dspark_enable_confidence_head",
                  "dspark_confidence_head_with_markov"):  # fmt: skip
         fields.require(name, (True, "vanilla"))
     return DraftSpec(
         kind=DraftKind.DSPARK,
+        layer=layer,
         num_stages=len(targets),
         block_tokens=fields.integer("dspark_block_size", default=5),
         noise_token_id=fields.integer("dspark_noise_token_id", minimum=0),

@@ -26,10 +26,21 @@ class ExecutorKind(str, Enum):
 
 
 class Drafter(str, Enum):
-    """Where drafts come from. NGRAM: what followed the newest tokens the last time that they stood in the text."""
+    """Where drafts come from.
+
+    NGRAM: what followed the newest tokens the last time that they stood in the text.
+    MTP, DSPARK: the draft model of the checkpoint, which must have one of that kind.
+    """
 
     NONE = "none"
     NGRAM = "ngram"
+    MTP = "mtp"
+    DSPARK = "dspark"
+
+    @property
+    def is_model(self) -> bool:
+        """Whether the ranks make the drafts."""
+        return self in (Drafter.MTP, Drafter.DSPARK)
 
 
 class Numerics(str, Enum):

@@ -125,8 +125,17 @@ class CacheLayout:
         return self.page_bytes if kind == BLOCK else self.state_bytes
 
 
-def make_layout(config: ModelConfig, cache_format: CacheFormat = CacheFormat.FP32, max_drafts: int = 0) -> CacheLayout:
-    """Derive the caches of a model. max_drafts: tokens of a step that may be taken back."""
+def make_layout(
+    config: ModelConfig,
+    cache_format: CacheFormat = CacheFormat.FP32,
+    max_drafts: int = 0,
+    num_draft_layers: int = 0,
+) -> CacheLayout:
+    """Derive the caches of a model.
+
+    max_drafts: tokens of a step that may be taken back. num_draft_layers: stages of a draft model, whose windows stand
+    behind those of the backbone.
+    """
     entry, key = row_specs(config, cache_format)
     rings = tuple(ring for index in config.layer_ids(LayerKind.CSA) for ring in _rings(config, index, max_drafts))
     folds = tuple(
@@ -136,7 +145,9 @@ def make_layout(config: ModelConfig, cache_format: CacheFormat = CacheFormat.FP3
     return CacheLayout(
         window_tokens=config.window,
         max_drafts=max_drafts,
-        window=WindowSpec(num_layers=config.num_layers, ring_rows=config.window + max_drafts, row=entry),
+        window=WindowSpec(
+            num_layers=config.num_layers + num_draft_layers, ring_rows=config.window + max_drafts, row=entry
+        ),
         entries=tuple(_entries(config, entry, key)),
         rings=rings,
         folds=folds,

@@ -21,7 +21,8 @@ def cache_folder(config: ServingConfig, rank: int) -> Path | None:
         return None
     files = sorted(item for item in Path(config.checkpoint).iterdir() if item.is_file())
     identity = [f"{item.name} {item.stat().st_size} {item.stat().st_mtime_ns}" for item in files]
-    settings = [config.numerics.value, config.cache_format.value, str(config.max_drafts), str(config.num_ranks)]
+    drafts = f"{config.drafter.value if config.drafter.is_model else ''} {config.max_drafts}"
+    settings = [config.numerics.value, config.cache_format.value, drafts, str(config.num_ranks)]
     text = "\n".join([str(FORMAT_VERSION), *settings, *identity])
     name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     return Path(config.disk_cache) / name / f"rank{rank}"

@@ -66,6 +66,12 @@ class Attention:
         ring.insert(step.inputs.ring_rows, fresh, step.inputs.ring_tokens)
         return self._output(rotate(self.ops, mixed, step.at_tokens, inverse=True))
 
+    def keep(self, x: Tensor, step: AttentionStep) -> None:
+        """Keep the keys of the step's tokens, which attend to nothing. Shapes: x [T, d]."""
+        ring = step.cache.window(self.layer_id)
+        fresh = self.ops.pack_rows(self._window_keys(x, step.at_tokens), ring.spec)
+        ring.insert(step.inputs.ring_rows, fresh, step.inputs.ring_tokens)
+
     def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
         return self.ops.rms_norm(x, weight, self.config.norm_eps)
 

@@ -5,6 +5,7 @@ Source: shared facts `deepseek_v4.md` 2.1.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -48,6 +49,14 @@ class Layer:
         return self.experts(self.ops.rms_norm(hidden, self.weights.ffn_norm, self.norm_eps), token_ids)
 
 
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What a step leaves of its tokens. Shapes: streams [T, N, d]; taps [T, L*d], the means of L tapped layers."""
+
+    streams: Tensor
+    taps: Tensor | None
+
+
 class Transformer:
     """The backbone on one rank. It keeps no state between steps; the caches belong to the caller."""
 
@@ -61,7 +70,9 @@ class Transformer:
             Layer(config, layer_id, layer, ops, self.rounding) for layer_id, layer in enumerate(weights.layers)
         )
         self.select = TopEntries(ops, config.index_topk)
-        self.frequencies = {spec.rope: frequencies(spec.rope, config.rope_dim) for spec in config.layers}
+        self.frequencies = {
+            spec.rope: frequencies(spec.rope, config.rope_dim) for spec in (*config.layers, config.draft.layer)
+        }
 
     @classmethod
     def load(cls, config: ModelConfig, source: WeightSource, ops: OpTable, numerics: Numerics) -> Transformer:
@@ -74,13 +85,27 @@ class Transformer:
 
         Shapes: returns [L, V] fp32, in the order of inputs.logit_tokens.
         """
+        return self.logits(self.run(inputs, cache, selector=selector).streams[inputs.logit_tokens])
+
+    @torch.inference_mode()
+    def run(
+        self,
+        inputs: StepInputs,
+        cache: StepCache,
+        tapped: tuple[int, ...] = (),
+        selector: EntrySelector | None = None,
+    ) -> Computed:
+        """Compute one step up to the last layer; `tapped` are layers whose streams a draft model reads."""
         streams = self.hyper.spread(self.weights.embed[inputs.token_ids])  # [T, N, d]
         steps: dict[LayerSpec, AttentionStep] = {}
-        for layer in self.layers:
+        taps: dict[int, Tensor] = {}
+        for layer_id, layer in enumerate(self.layers):
             if layer.spec not in steps:
                 steps[layer.spec] = self._step(layer.spec, inputs, cache, selector or self.select)
             streams = layer(streams, steps[layer.spec])
-        return self._logits(streams[inputs.logit_tokens])
+            if layer_id in tapped:
+                taps[layer_id] = streams.mean(1)
+        return Computed(streams, torch.cat([taps[layer_id] for layer_id in tapped], 1) if tapped else None)
 
     def _step(self, spec: LayerSpec, inputs: StepInputs, cache: StepCache, selector: EntrySelector) -> AttentionStep:
         """Compute once what all layers with the same roles share."""
@@ -91,8 +116,9 @@ class Transformer:
         at_tokens = rotation(self.frequencies[spec.rope], inputs.positions)
         return AttentionStep(inputs, cache, selector, at_tokens, at_blocks, blocks)
 
-    def _logits(self, streams: Tensor) -> Tensor:
-        """Shapes: streams [L, N, d]; returns [L, V]."""
+    @torch.inference_mode()
+    def logits(self, streams: Tensor) -> Tensor:
+        """Join the streams and apply the head. Shapes: streams [L, N, d]; returns [L, V] fp32."""
         hidden = self.hyper.join(streams, self.weights.hc_head)  # [L, d]
         return self.rounding.linear(
             self.ops.rms_norm(hidden, self.weights.norm, self.config.norm_eps), self.weights.head

@@ -1,6 +1,6 @@
 """The weights of the backbone, by their official names, and how they are taken from a checkpoint.
 
-Source: shared facts `deepseek_v4.md` 3.1. Draft tensors (`mtp.*`) are not asked for.
+Source: shared facts `deepseek_v4.md` 3.1. Draft tensors: `draft_weights.py`.
 """
 
 from __future__ import annotations
@@ -119,44 +119,46 @@ def load_weights(config: ModelConfig, source: WeightSource) -> ModelWeights:
     """Take every tensor of the backbone from the source, once, in the order of the layers."""
     return ModelWeights(
         embed=source.dense("embed.weight"),
-        layers=tuple(_layer(config, source, index, spec) for index, spec in enumerate(config.layers)),
-        hc_head=_hyper(source, "hc_head"),
+        layers=tuple(load_layer(config, source, f"layers.{index}", spec) for index, spec in enumerate(config.layers)),
+        hc_head=load_hyper(source, "hc_head"),
         norm=source.dense("norm.weight"),
-        head=_linear(source, "head"),
+        head=load_linear(source, "head"),
     )
 
 
-def _linear(source: WeightSource, name: str) -> Projection:
+def load_linear(source: WeightSource, name: str) -> Projection:
+    """Take one matrix."""
     stored = source.linear(name)
     return Projection(prepare_linear(stored), stored.format)
 
 
-def _layer(config: ModelConfig, source: WeightSource, index: int, spec: LayerSpec) -> LayerWeights:
-    prefix = f"layers.{index}"
+def load_layer(config: ModelConfig, source: WeightSource, prefix: str, spec: LayerSpec) -> LayerWeights:
+    """Take one decoder layer, of the backbone or of a draft model."""
     return LayerWeights(
-        hc_attn=_hyper(source, f"{prefix}.hc_attn"),
+        hc_attn=load_hyper(source, f"{prefix}.hc_attn"),
         attn_norm=source.dense(f"{prefix}.attn_norm.weight"),
         attn=_attention(source, f"{prefix}.attn", spec.kind),
-        hc_ffn=_hyper(source, f"{prefix}.hc_ffn"),
+        hc_ffn=load_hyper(source, f"{prefix}.hc_ffn"),
         ffn_norm=source.dense(f"{prefix}.ffn_norm.weight"),
         ffn=_moe(config, source, f"{prefix}.ffn", spec.is_hash_routed),
     )
 
 
-def _hyper(source: WeightSource, prefix: str) -> HyperWeights:
+def load_hyper(source: WeightSource, prefix: str) -> HyperWeights:
+    """Take one hyper-connection mapping."""
     return HyperWeights(*(source.dense(f"{prefix}_{part}") for part in ("fn", "base", "scale")))
 
 
 def _attention(source: WeightSource, prefix: str, kind: LayerKind) -> AttentionWeights:
     return AttentionWeights(
-        wq_a=_linear(source, f"{prefix}.wq_a"),
+        wq_a=load_linear(source, f"{prefix}.wq_a"),
         q_norm=source.dense(f"{prefix}.q_norm.weight"),
-        wq_b=_linear(source, f"{prefix}.wq_b"),
-        wkv=_linear(source, f"{prefix}.wkv"),
+        wq_b=load_linear(source, f"{prefix}.wq_b"),
+        wkv=load_linear(source, f"{prefix}.wkv"),
         kv_norm=source.dense(f"{prefix}.kv_norm.weight"),
         attn_sink=source.dense(f"{prefix}.attn_sink"),
-        wo_a=_linear(source, f"{prefix}.wo_a"),
-        wo_b=_linear(source, f"{prefix}.wo_b"),
+        wo_a=load_linear(source, f"{prefix}.wo_a"),
+        wo_b=load_linear(source, f"{prefix}.wo_b"),
         compressor=None if kind is LayerKind.WINDOW else _compressor(source, f"{prefix}.compressor"),
         indexer=_indexer(source, f"{prefix}.indexer") if kind is LayerKind.CSA else None,
     )
@@ -164,8 +166,8 @@ def _attention(source: WeightSource, prefix: str, kind: LayerKind) -> AttentionW
 
 def _compressor(source: WeightSource, prefix: str) -> CompressorWeights:
     return CompressorWeights(
-        wkv=_linear(source, f"{prefix}.wkv"),
-        wgate=_linear(source, f"{prefix}.wgate"),
+        wkv=load_linear(source, f"{prefix}.wkv"),
+        wgate=load_linear(source, f"{prefix}.wgate"),
         ape=source.dense(f"{prefix}.ape"),
         norm=source.dense(f"{prefix}.norm.weight"),
     )
@@ -173,8 +175,8 @@ def _compressor(source: WeightSource, prefix: str) -> CompressorWeights:
 
 def _indexer(source: WeightSource, prefix: str) -> IndexerWeights:
     return IndexerWeights(
-        wq_b=_linear(source, f"{prefix}.wq_b"),
-        weights_proj=_linear(source, f"{prefix}.weights_proj"),
+        wq_b=load_linear(source, f"{prefix}.wq_b"),
+        weights_proj=load_linear(source, f"{prefix}.weights_proj"),
         compressor=_compressor(source, f"{prefix}.compressor"),
     )
 
@@ -183,14 +185,14 @@ def _moe(config: ModelConfig, source: WeightSource, prefix: str, is_hash_routed:
     experts, expert_format = _experts(config, source, f"{prefix}.experts")
     shared = f"{prefix}.shared_experts"
     return MoeWeights(
-        gate=_linear(source, f"{prefix}.gate"),
+        gate=load_linear(source, f"{prefix}.gate"),
         bias=None if is_hash_routed else source.dense(f"{prefix}.gate.bias"),
         tid2eid=source.dense(f"{prefix}.gate.tid2eid") if is_hash_routed else None,
         experts=experts,
         expert_format=expert_format,
-        w1=_linear(source, f"{shared}.w1"),
-        w2=_linear(source, f"{shared}.w2"),
-        w3=_linear(source, f"{shared}.w3"),
+        w1=load_linear(source, f"{shared}.w1"),
+        w2=load_linear(source, f"{shared}.w2"),
+        w3=load_linear(source, f"{shared}.w3"),
     )
 
 

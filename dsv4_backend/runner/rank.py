@@ -13,13 +13,13 @@ from dsv4_backend.checkpoint.load import Checkpoint
 from dsv4_backend.config import ModelConfig, ServingConfig
 from dsv4_backend.errors import ConstraintError
 from dsv4_backend.grammar import AnswerMatcher, GrammarCompiler
-from dsv4_backend.kv.layout import make_layout
 from dsv4_backend.kv.listing import cache_folder
 from dsv4_backend.kv.manager import cache_rules
-from dsv4_backend.model.transformer import Transformer
+from dsv4_backend.model.transformer import Computed, Transformer
 from dsv4_backend.records import Constraint, PlanRow, RowResult, SequenceStart, StepPlan, StepResult, TokenLogprob
 from dsv4_backend.runner.cache import RankCache
 from dsv4_backend.runner.disk import DiskStore
+from dsv4_backend.runner.drafting import DraftModel, DraftRow, layout_of, load_draft_model
 from dsv4_backend.runner.inputs import InputBuilder
 from dsv4_backend.sampling import Choice, Choosing, SequenceSampling, prompt_logprobs, sample
 
@@ -30,7 +30,9 @@ class _SequenceState:
     """One sequence between steps. `error` is why it cannot be constrained; it is reported with its first sample."""
 
     def __init__(self, start: SequenceStart, config: ModelConfig, grammars: GrammarCompiler) -> None:
-        self.token_ids = list(start.token_ids[: start.num_prompt_tokens])
+        self.token_ids = list(start.token_ids)
+        self.num_prompt = start.num_prompt_tokens
+        self.draft_known_from = 0
         self.num_top = max(start.sampling.logprobs, 0)
         self.sampling = SequenceSampling(start, config.vocab_size, config.eos_token_ids)
         self.matcher: AnswerMatcher | None = None
@@ -40,8 +42,8 @@ class _SequenceState:
 
     def _constrain(self, constraint: Constraint, start: SequenceStart, grammars: GrammarCompiler) -> None:
         try:
-            self.matcher = grammars.answer_matcher(constraint, self.token_ids)
-            for token_id in start.token_ids[start.num_prompt_tokens :]:
+            self.matcher = grammars.answer_matcher(constraint, self.token_ids[: self.num_prompt])
+            for token_id in self.token_ids[self.num_prompt :]:
                 self.matcher.accept(token_id)
         except ConstraintError as error:
             self.error = str(error)
@@ -53,6 +55,7 @@ class _SequenceState:
 
     def accept(self, token_id: int) -> None:
         """Note the chosen token."""
+        self.token_ids.append(token_id)
         self.sampling.append(token_id)
         if self.matcher:
             self.matcher.accept(token_id)
@@ -61,10 +64,17 @@ class _SequenceState:
 class Rank:
     """Executes plans. Everything that it knows of a sequence came with a plan's starts and its own samples."""
 
-    def __init__(self, model: Transformer, config: ServingConfig, grammars: GrammarCompiler) -> None:
-        layout = make_layout(model.config, config.cache_format, config.max_drafts)
+    def __init__(
+        self,
+        model: Transformer,
+        config: ServingConfig,
+        grammars: GrammarCompiler,
+        draft_model: DraftModel | None = None,
+    ) -> None:
+        layout = layout_of(model.config, config)
         rules = cache_rules(config)
         self._model = model
+        self._draft_model = draft_model
         self._grammars = grammars
         self._inputs = InputBuilder(model.config, layout)
         folder = cache_folder(config, rank=0)
@@ -79,11 +89,15 @@ class Rank:
         if config.num_threads:
             torch.set_num_threads(config.num_threads)
         checkpoint = Checkpoint.open(Path(config.checkpoint))
+        if config.drafter.is_model:
+            checkpoint = checkpoint.with_draft()
         with checkpoint.source(on_progress) as source:
             model = Transformer.load(checkpoint.config, source, bind("cpu"), config.numerics)
+            layout = layout_of(checkpoint.config, config)
+            draft_model = load_draft_model(model, source, layout) if config.drafter.is_model else None
             source.finish()
         grammars = GrammarCompiler.load(Path(config.checkpoint), checkpoint.config)
-        rank = cls(model, config, grammars)
+        rank = cls(model, config, grammars, draft_model)
         rank.notes = tuple(
             f"{count} tensors not loaded: {rule}" for rule, count in sorted(checkpoint.skipped().items())
         )
@@ -100,10 +114,12 @@ class Rank:
             self._inputs.tables.apply(plan)
             return StepResult(step=plan.step, rows=(), damaged=damaged)
         inputs = self._inputs.build(plan)
-        logits = self._model.forward(inputs, self._cache)
+        computed = self._model.run(inputs, self._cache, self._draft_model.tapped if self._draft_model else ())
+        logits = self._model.logits(computed.streams[inputs.logit_tokens])
         chosen = self._choose(plan, logits, inputs.logit_spans)
+        drafts = self._propose(plan, chosen, computed)
         rows = (
-            self._result(row, chosen[row.sequence_id], logits[first:last])
+            self._result(row, chosen[row.sequence_id], logits[first:last], drafts.get(row.sequence_id, ()))
             for row, (first, last) in zip(plan.rows, inputs.logit_spans, strict=True)
         )
         return StepResult(step=plan.step, rows=tuple(rows), damaged=damaged)
@@ -151,11 +167,41 @@ class Rank:
             return Choice(error=str(error))
         return choice
 
-    def _result(self, row: PlanRow, choices: list[Choice], logits: Tensor) -> RowResult:
+    def _propose(
+        self, plan: StepPlan, chosen: dict[int, list[Choice]], computed: Computed
+    ) -> dict[int, tuple[int, ...]]:
+        """Tell the draft model of what is certain now, and return its drafts by sequence."""
+        if self._draft_model is None:
+            return {}
+        told, first_token = [], 0
+        for row in plan.rows:
+            state, choices = self._states[row.sequence_id], chosen[row.sequence_id]
+            end = row.start + len(row.token_ids) - row.num_drafts + max(0, len(choices) - 1)
+            if row.num_wanted is None:
+                state.draft_known_from = end
+            elif not (choices and choices[-1].error):
+                told.append(self._draft_row(row, state, first_token, end))
+            first_token += len(row.token_ids)
+        return self._draft_model.propose(told, computed, self._cache) if told else {}
+
+    def _draft_row(self, row: PlanRow, state: _SequenceState, first_token: int, end: int) -> DraftRow:
+        return DraftRow(
+            sequence_id=row.sequence_id,
+            state=int(self._inputs.tables.states(self._inputs.tables.lines([row.sequence_id]))[0]),
+            first_token=first_token,
+            start=row.start,
+            next_ids=state.token_ids[row.start + 1 : end + 1],
+            known_from=state.draft_known_from,
+            num_wanted=row.num_wanted or 0,
+            sampling=state.sampling,
+        )
+
+    def _result(self, row: PlanRow, choices: list[Choice], logits: Tensor, drafts: tuple[int, ...]) -> RowResult:
         good = [choice for choice in choices if not choice.error]
         return RowResult(
             sequence_id=row.sequence_id,
             token_ids=tuple(choice.token_id for choice in good),
+            drafts=drafts,
             logprobs=tuple(choice.logprob for choice in good if choice.logprob),
             prompt_logprobs=self._prompt_logprobs(row, logits) if row.wants_prompt_logprobs else (),
             error=choices[-1].error if choices else "",
@@ -164,5 +210,6 @@ class Rank:
     def _prompt_logprobs(self, row: PlanRow, logits: Tensor) -> tuple[TokenLogprob, ...]:
         """Logprobs of the prompt tokens that follow tokens of this row."""
         state = self._states[row.sequence_id]
-        targets = state.token_ids[row.start + 1 : row.start + len(row.token_ids) + 1]
+        end = min(row.start + len(row.token_ids) + 1, state.num_prompt)
+        targets = state.token_ids[row.start + 1 : end]
         return prompt_logprobs(logits[: len(targets)], targets, state.num_top)

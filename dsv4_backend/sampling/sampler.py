@@ -56,6 +56,17 @@ def sample(logits: torch.Tensor, rows: Sequence[Choosing]) -> list[Choice]:
     return [_choose(logits[index], row) if is_finite[index] else _NOT_FINITE for index, row in enumerate(rows)]
 
 
+def draft_token(scores: torch.Tensor, state: SequenceSampling, number: int) -> int:
+    """Choose draft `number` (0 is the first) from a draft model's logits, as the token itself would be chosen.
+
+    Shapes: scores [V] float32.
+    Rule: with the random number of that token's own position, so that the better the draft model knows the
+          distribution, the more drafts are right. Penalties, biases and constraints are left out.
+    """
+    picked = _pick(scores, state.params, uniform(state.seed, state.num_tokens + number))
+    return 0 if picked is None else picked
+
+
 _NOT_FINITE = Choice(error=NOT_FINITE)
 
 

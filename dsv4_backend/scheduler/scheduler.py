@@ -76,6 +76,7 @@ class Scheduler:
         """Put an admitted sequence into the waiting line; the engine bounds how many there are."""
         if self._config.drafter is not Drafter.NONE:
             sequence.pace = DraftPace(self._config.max_drafts)
+            sequence.drafts = () if self._config.drafter.is_model else None
         self._waiting.add(sequence)
 
     def finish(self, sequence: Sequence) -> None:
@@ -140,6 +141,7 @@ class Scheduler:
             sequence.keep_prompt_logprobs(row.start, outcome)
             for token_id in outcome.token_ids:
                 sequence.append(token_id)
+            sequence.drafts = None if sequence.drafts is None else outcome.drafts
             self._cache.commit(sequence.id, sequence.num_computed)
             advances.append(
                 Advance(
@@ -225,12 +227,19 @@ class Scheduler:
             start=sequence.num_computed,
             token_ids=(*sequence.token_ids[sequence.num_computed : end], *drafts),
             num_drafts=len(drafts),
+            num_wanted=self._num_wanted(sequence, is_sampled=is_last),
             num_written=sequence.num_written,
             grants=self._owned(sequence, grants),
             is_sampled=is_last,
             forced_token_id=sequence.forced_token_id if is_last else None,
             wants_prompt_logprobs=sequence.wants_prompt_logprobs,
         )
+
+    def _num_wanted(self, sequence: Sequence, *, is_sampled: bool) -> int | None:
+        """How many drafts to ask the ranks for; None where they leave the draft model alone."""
+        if sequence.drafts is None or not self._has_drafts:
+            return None
+        return sequence.num_wanted() if is_sampled else 0
 
     def _owned(self, sequence: Sequence, grants: tuple[PageGrant, ...]) -> tuple[PageGrant, ...]:
         """Grants for a rank that already knows the sequence, or all its pages for one that does not."""

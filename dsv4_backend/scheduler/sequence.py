@@ -20,6 +20,7 @@ class Sequence:
            started, was preempted, or whose rank was lost has num_computed 0 and is not `is_on_rank`.
            num_written is how many positions were ever written: more than num_computed where drafts were wrong.
            num_shared tokens of the prompt were found in the prefix cache at the first start.
+           drafts are what the ranks proposed behind the newest token; None where drafts come from the text itself.
            turn_id is the token with which a turn of a conversation begins.
     """
 
@@ -38,6 +39,7 @@ class Sequence:
     is_first_start: bool = False
     reasoning: ReasoningBudget | None = None
     pace: DraftPace | None = None
+    drafts: tuple[int, ...] | None = None
     turn_id: int | None = None
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     keyed: KeyedTokens = field(init=False)
@@ -103,10 +105,20 @@ class Sequence:
 
     def propose(self) -> tuple[int, ...]:
         """Drafts for the next step; none where the answer may not get that long, or a budget may force a token."""
-        room = self.max_tokens - self.num_output - 1
-        if self.pace is None or self.reasoning is not None or room <= 0:
-            return ()
-        return self.ngrams.propose(min(count, room)) if (count := self.pace.count()) else ()
+        count = self.num_draftable(self.num_output)
+        if self.drafts is not None:
+            return self.drafts[:count]
+        count = min(count, self.pace.count()) if self.pace and count else 0
+        return self.ngrams.propose(count) if count else ()
+
+    def num_wanted(self) -> int:
+        """How many drafts the ranks are to propose behind the next token."""
+        most = self.num_draftable(self.num_output + 1)
+        return min(most, self.pace.count()) if self.pace and most else 0
+
+    def num_draftable(self, num_output: int) -> int:
+        """Drafts that fit behind an answer of num_output tokens; 0 where a budget may force a token."""
+        return max(0, self.max_tokens - num_output - 1) if self.pace and self.reasoning is None else 0
 
     def advance(self, row: PlanRow, num_sampled: int) -> int:
         """A row was computed: note what is in the cache now, and return how many drafts were right."""
@@ -146,6 +158,7 @@ class Sequence:
         """Everything must be computed again: preemption, or a lost rank."""
         self.num_computed = self.num_written = 0
         self.is_on_rank = False
+        self.drafts = None if self.drafts is None else ()
 
 
 def with_seed(request: Request, seed: int) -> Request:

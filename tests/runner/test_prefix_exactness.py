@@ -16,8 +16,17 @@ OFFSETS = (1, 2, 3, 4, 5, 63, 126, 127, 128)
 BASE = 256
 
 
-@pytest.fixture(scope="module", params=list(Numerics))
-def numerics(request: pytest.FixtureRequest) -> Numerics:
+STORED = (
+    {"numerics": Numerics.TRAINED},
+    {"numerics": Numerics.PLAIN},
+    {"cache_format": CacheFormat.BF16},
+    {"cache_format": CacheFormat.PACKED_FP4INDEX},
+)
+
+
+@pytest.fixture(scope="module", params=STORED, ids=lambda item: "-".join(str(value.value) for value in item.values()))
+def stored(request: pytest.FixtureRequest) -> dict[str, object]:
+    """Settings that decide what stands in the cache."""
     return request.param  # type: ignore[no-any-return]
 
 
@@ -40,19 +49,21 @@ def branched(offset: int) -> Prompt:
     return replace(item, token_ids=item.token_ids + prompt(offset, salt=offset).token_ids)
 
 
-def test_branches_of_a_kept_text_equal_fresh_ones_at_every_offset(random_checkpoint: Path, numerics: Numerics) -> None:
+def test_branches_of_a_kept_text_equal_fresh_ones_at_every_offset(
+    random_checkpoint: Path, stored: dict[str, object]
+) -> None:
     branches = [branched(offset) for offset in OFFSETS]
-    with open_engine(random_checkpoint, numerics=numerics, prefix_cache=False) as engine:
+    with open_engine(random_checkpoint, **stored, prefix_cache=False) as engine:
         fresh = [answer(engine, item) for item in branches]
-    with open_engine(random_checkpoint, numerics=numerics) as engine:
+    with open_engine(random_checkpoint, **stored) as engine:
         found = [answer(engine, item) for item in branches]
     assert bits(found) == bits(fresh)
     assert [cached(item) for item in found] == [0] + [BASE] * (len(OFFSETS) - 1)
 
 
-def test_a_conversation_goes_on_where_its_answer_ended(random_checkpoint: Path, numerics: Numerics) -> None:
+def test_a_conversation_goes_on_where_its_answer_ended(random_checkpoint: Path, stored: dict[str, object]) -> None:
     def talk(prefix_cache: bool) -> list[Answer]:
-        with open_engine(random_checkpoint, numerics=numerics, prefix_cache=prefix_cache) as engine:
+        with open_engine(random_checkpoint, **stored, prefix_cache=prefix_cache) as engine:
             item, answers = prompt(200, max_tokens=150), []
             for turn in range(3):
                 answers.append(answer(engine, item))
@@ -64,12 +75,12 @@ def test_a_conversation_goes_on_where_its_answer_ended(random_checkpoint: Path, 
     assert [cached(item) for item in with_cache] == [0, 256, 512]
 
 
-def test_answers_under_pressure_equal_fresh_ones(random_checkpoint: Path, numerics: Numerics) -> None:
+def test_answers_under_pressure_equal_fresh_ones(random_checkpoint: Path, stored: dict[str, object]) -> None:
     branches = [branched(offset) for offset in OFFSETS] + [prompt(300, salt=70 + number) for number in range(4)]
-    with open_engine(random_checkpoint, numerics=numerics, prefix_cache=False) as engine:
+    with open_engine(random_checkpoint, **stored, prefix_cache=False) as engine:
         fresh = [answer(engine, item) for item in branches]
     metrics = Counts()
-    with open_engine(random_checkpoint, metrics, numerics=numerics, cache_tokens=1024, max_snapshots=2) as engine:
+    with open_engine(random_checkpoint, metrics, **stored, cache_tokens=1024, max_snapshots=2) as engine:
         found = [item for _ in range(2) for item in answer_together(engine, branches)]
     assert bits(found) == bits(fresh * 2)
     assert metrics.counts["dsv4_preemptions_total"] > 0 and metrics.counts["dsv4_cached_tokens_total"] > 0
