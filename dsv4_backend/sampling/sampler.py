@@ -61,9 +61,9 @@ def draft_token(scores: torch.Tensor, state: SequenceSampling, number: int) -> i
 
     Shapes: scores [V] float32.
     Rule: with the random number of that token's own position, so that the better the draft model knows the
-          distribution, the more drafts are right. Penalties, biases and constraints are left out.
+          distribution, the more drafts are right. Penalties count the tokens that are certain; constraints are left out.
     """
-    picked = _pick(scores, state.params, uniform(state.seed, state.num_tokens + number))
+    picked = _pick(penalise(scores, state), state.params, uniform(state.seed, state.num_tokens + number))
     return 0 if picked is None else picked
 
 
