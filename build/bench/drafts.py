@@ -1,4 +1,4 @@
-"""What n-gram drafts give on the bundled model: python build/bench/drafts.py [--count 8]
+"""What drafts give on the bundled model: python build/bench/drafts.py [--count 8]
 
 Decode speed of one request at a time and of 32 together, with drafts and without, on the same held-out prompts, in one
 run; writes build/bench/results/drafts.json.
@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
@@ -31,9 +32,10 @@ from dsv4_backend.engine.collect import iterate  # noqa: E402
 from dsv4_backend.metrics import NullMetrics  # noqa: E402
 from dsv4_backend.records import Limits, Prompt, Request, SamplingParams  # noqa: E402
 
-CHECKPOINT = HERE.parent / "nano" / "checkpoints" / "official"
+CHECKPOINTS = HERE.parent / "nano" / "checkpoints"
 RESULT = HERE / "results" / "drafts.json"
-FAMILIES = ("tools", "json", "copy", "arithmetic", "recall")
+FAMILIES = ("tools", "greet", "json", "copy", "arithmetic", "recall")
+ROUNDS = 3
 TOGETHER = 32
 
 
@@ -47,22 +49,63 @@ class Counts(NullMetrics):
         self.counts[name] = self.counts.get(name, 0.0) + amount
 
 
+@dataclass(frozen=True)
+class Way:
+    """How a server drafts, and what it serves."""
+
+    name: str
+    drafter: Drafter = Drafter.NONE
+    max_drafts: int = 0
+    checkpoint: str = "official"
+
+    def config(self) -> ServingConfig:
+        """One thread, no prefix cache: only decoding is compared."""
+        return ServingConfig(
+            checkpoint=str(CHECKPOINTS / self.checkpoint),
+            drafter=self.drafter,
+            max_drafts=self.max_drafts,
+            max_sequences=TOGETHER,
+            prefix_cache=False,
+            num_threads=1,
+        )
+
+
+OFF = Way("off")
+WAYS = (
+    OFF,
+    Way("ngram 4", Drafter.NGRAM, 4),
+    Way("mtp 1", Drafter.MTP, 1),
+    Way("mtp 2", Drafter.MTP, 2),
+    Way("mtp 3", Drafter.MTP, 3),
+    Way("mtp 2, nvfp4", Drafter.MTP, 2, "nvfp4"),
+)
+
+
+class Serving:
+    """One engine, and what it counted."""
+
+    def __init__(self, way: Way) -> None:
+        self.way = way
+        self.metrics = Counts()
+        self.engine = build_engine(way.config(), self.metrics)
+        self.engine.start()
+
+    def take_counts(self) -> tuple[float, float]:
+        """Drafted and accepted tokens since the last call."""
+        names = ("dsv4_drafted_tokens_total", "dsv4_accepted_tokens_total")
+        drafted, accepted = (self.metrics.counts.pop(name, 0.0) for name in names)
+        return drafted, accepted
+
+
 @contextmanager
-def engine(drafter: Drafter, metrics: Counts) -> Iterator[Engine]:
-    """Serve the bundled model."""
-    config = ServingConfig(
-        checkpoint=str(CHECKPOINT),
-        drafter=drafter,
-        max_drafts=4 if drafter is not Drafter.NONE else 0,
-        max_sequences=TOGETHER,
-        prefix_cache=False,
-    )
-    made = build_engine(config, metrics)
-    made.start()
+def servers() -> Iterator[list[Serving]]:
+    """All ways at once: they are asked in turn, so that a noisy machine is the same for all."""
+    made = [Serving(way) for way in WAYS]
     try:
         yield made
     finally:
-        made.close()
+        for item in made:
+            item.engine.close()
 
 
 def ask(serving: Engine, number: int, example: Example) -> tuple[int, float]:
@@ -102,33 +145,45 @@ def together(serving: Engine, examples: Sequence[Example]) -> float:
 
 
 def measure(count: int) -> dict[str, Any]:
-    """Measure every family, off and on in turn."""
-    record: dict[str, Any] = {"command": f"python build/bench/drafts.py --count {count}", "rows": []}
-    record["hardware"] = f"{os.cpu_count()} CPU cores"
-    metrics = Counts()
-    with engine(Drafter.NONE, Counts()) as plain, engine(Drafter.NGRAM, metrics) as drafting:
-        for family in FAMILIES:
-            examples = [group[0] for group in Cell(family=family, mode="off", count=count).groups()]
-            metrics.counts.clear()
-            rounds = [(alone(plain, examples), alone(drafting, examples)) for _ in range(3)]
-            off, on = (sorted(values)[1] for values in zip(*rounds, strict=True))
-            drafted = metrics.counts.get("dsv4_drafted_tokens_total", 0.0)
-            accepted = metrics.counts.get("dsv4_accepted_tokens_total", 0.0)
-            record["rows"].append(
-                {
-                    "family": family,
-                    "off_tokens_per_s": round(off, 1),
-                    "on_tokens_per_s": round(on, 1),
-                    "ratio": round(on / off, 3),
-                    "accepted_of_drafted": round(accepted / max(drafted, 1.0), 3),
-                }
-            )
-            sys.stdout.write(f"{record['rows'][-1]}\n")
-        examples = [group[0] for group in Cell(family="tools", mode="off", count=count).groups()]
-        rounds = [(together(plain, examples), together(drafting, examples)) for _ in range(3)]
-        off, on = (sorted(values)[1] for values in zip(*rounds, strict=True))
-        record["together"] = {"requests": TOGETHER, "ratio": round(on / off, 3)}
+    """Measure every way in turn, several times; ratios are to no drafts in the same round."""
+    record: dict[str, Any] = {"command": f"python build/bench/drafts.py --count {count}"}
+    record["hardware"] = f"{os.cpu_count()} CPU cores, one thread"
+    record["families"] = list(FAMILIES)
+    examples = [group[0] for family in FAMILIES for group in Cell(family=family, mode="off", count=count).groups()]
+    with servers() as made:
+        alone_s = [[alone(item.engine, examples) for item in made] for _ in range(ROUNDS)]
+        record["batch_1"] = [_row(item, column) for item, column in zip(made, _columns(alone_s), strict=True)]
+        for item in made:
+            item.take_counts()
+        together_s = [[together(item.engine, examples) for item in made] for _ in range(ROUNDS)]
+        record[f"batch_{TOGETHER}"] = [
+            _row(item, column) for item, column in zip(made, _columns(together_s), strict=True)
+        ]
     return record
+
+
+def _columns(rounds: list[list[float]]) -> list[tuple[float, float]]:
+    """The median speed of each way, and the median of its ratios to the first one."""
+    speeds = [median(values) for values in zip(*rounds, strict=True)]
+    ratios = [
+        median(value / row[0] for value, row in zip(values, rounds, strict=True))
+        for values in zip(*rounds, strict=True)
+    ]
+    return list(zip(speeds, ratios, strict=True))
+
+
+def _row(serving: Serving, column: tuple[float, float]) -> dict[str, Any]:
+    drafted, accepted = serving.take_counts()
+    tokens = serving.metrics.counts.pop("dsv4_output_tokens_total", 0.0)
+    row = {
+        "way": serving.way.name,
+        "tokens_per_s": round(column[0], 1),
+        "ratio": round(column[1], 3),
+        "accepted_of_drafted": round(accepted / drafted, 3) if drafted else None,
+        "accepted_length": round(tokens / (tokens - accepted), 3) if tokens > accepted else None,
+    }
+    sys.stdout.write(f"{row}\n")
+    return row
 
 
 def main() -> int:
