@@ -5,12 +5,13 @@ Letters: R rows of the plan, T positions that the draft model is told of, W wind
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dsv4_backend.config import DraftKind, ModelConfig, ServingConfig
 from dsv4_backend.kv.layout import CacheLayout, make_layout
@@ -20,7 +21,6 @@ from dsv4_backend.model.step import StepCache, StepInputs
 from dsv4_backend.model.transformer import Computed, Transformer
 from dsv4_backend.model.weights import WeightSource
 from dsv4_backend.runner.pages import Rows
-from dsv4_backend.sampling import SequenceSampling, draft_token
 
 WORTH = 0.3  # a block ends where it is less likely than this that all of it up to there is accepted
 
@@ -31,6 +31,7 @@ class DraftRow:
 
     Rule: positions [start, start + len(next_ids)) are certain now, their streams begin at first_token of the step, and
           next_ids are the tokens after them. The draft model knows all positions from known_from on.
+          `choose` takes the draft model's logits [V] and the number of the draft, which is called in order.
     """
 
     sequence_id: int
@@ -40,7 +41,7 @@ class DraftRow:
     next_ids: Sequence[int]
     known_from: int
     num_wanted: int
-    sampling: SequenceSampling
+    choose: Callable[[Tensor, int], int]
 
     @property
     def end(self) -> int:
@@ -92,7 +93,7 @@ class MtpDrafts:
             logits = self._block.logits(streams)
             for index, scores in zip(asking, logits, strict=True):
                 row = rows[index]
-                drafts[row.sequence_id].append(draft_token(scores, row.sampling, number))
+                drafts[row.sequence_id].append(row.choose(scores, number))
             kept = [place for place, index in enumerate(asking) if rows[index].num_wanted > number + 1]
             if not kept:
                 break
@@ -126,7 +127,7 @@ class DsparkDrafts:
         for number in range(min(self._block.block_tokens, max(row.num_wanted for row in asking))):
             survival = survival * self._block.confidence(guess.hidden[:, number], before)
             scores = guess.base[:, number] + self._block.bias(before)
-            chosen = [draft_token(scores[place], row.sampling, number) for place, row in enumerate(asking)]
+            chosen = [row.choose(scores[place], number) for place, row in enumerate(asking)]
             for place, row in enumerate(asking):
                 ids = drafts[row.sequence_id]
                 if len(ids) == number < row.num_wanted and float(survival[place]) >= WORTH:

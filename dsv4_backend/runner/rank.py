@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from dsv4_backend.runner.cache import RankCache
 from dsv4_backend.runner.disk import DiskStore
 from dsv4_backend.runner.drafting import DraftModel, DraftRow, layout_of, load_draft_model
 from dsv4_backend.runner.inputs import InputBuilder
-from dsv4_backend.sampling import Choice, Choosing, SequenceSampling, prompt_logprobs, sample
+from dsv4_backend.sampling import Choice, Choosing, SequenceSampling, draft_token, prompt_logprobs, sample
 
 Progressed = Callable[[int, int], None]
 
@@ -33,6 +34,7 @@ class _SequenceState:
         self.token_ids = list(start.token_ids)
         self.num_prompt = start.num_prompt_tokens
         self.draft_known_from = 0
+        self._num_tried = 0
         self.num_top = max(start.sampling.logprobs, 0)
         self.sampling = SequenceSampling(start, config.vocab_size, config.eos_token_ids)
         self.matcher: AnswerMatcher | None = None
@@ -59,6 +61,22 @@ class _SequenceState:
         self.sampling.append(token_id)
         if self.matcher:
             self.matcher.accept(token_id)
+
+    def choose_draft(self, scores: Tensor, number: int) -> int:
+        """Choose draft `number` as the token itself would be chosen behind the drafts before it. Shapes: scores [V]."""
+        if self.matcher is None:
+            return draft_token(scores, self.sampling, number)
+        token_id = draft_token(scores, self.sampling, number, self.matcher.allowed())
+        with suppress(ConstraintError):  # at a dead end
+            self.matcher.accept(token_id)
+            self._num_tried += 1
+        return token_id
+
+    def forget_drafts(self) -> None:
+        """Take the grammar back to the newest token."""
+        if self.matcher:
+            self.matcher.rollback(self._num_tried)
+        self._num_tried = 0
 
 
 class Rank:
@@ -182,7 +200,10 @@ class Rank:
             elif not (choices and choices[-1].error):
                 told.append(self._draft_row(row, state, first_token, end))
             first_token += len(row.token_ids)
-        return self._draft_model.propose(told, computed, self._cache) if told else {}
+        drafts = self._draft_model.propose(told, computed, self._cache) if told else {}
+        for item in told:
+            self._states[item.sequence_id].forget_drafts()
+        return drafts
 
     def _draft_row(self, row: PlanRow, state: _SequenceState, first_token: int, end: int) -> DraftRow:
         return DraftRow(
@@ -193,7 +214,7 @@ class Rank:
             next_ids=state.token_ids[row.start + 1 : end + 1],
             known_from=state.draft_known_from,
             num_wanted=row.num_wanted or 0,
-            sampling=state.sampling,
+            choose=state.choose_draft,
         )
 
     def _result(self, row: PlanRow, choices: list[Choice], logits: Tensor, drafts: tuple[int, ...]) -> RowResult:

@@ -56,14 +56,15 @@ def sample(logits: torch.Tensor, rows: Sequence[Choosing]) -> list[Choice]:
     return [_choose(logits[index], row) if is_finite[index] else _NOT_FINITE for index, row in enumerate(rows)]
 
 
-def draft_token(scores: torch.Tensor, state: SequenceSampling, number: int) -> int:
+def draft_token(scores: torch.Tensor, state: SequenceSampling, number: int, allowed: torch.Tensor | None = None) -> int:
     """Choose draft `number` (0 is the first) from a draft model's logits, as the token itself would be chosen.
 
-    Shapes: scores [V] float32.
+    Shapes: scores [V] float32; allowed [V] bool, None = all.
     Rule: with the random number of that token's own position, so that the better the draft model knows the
-          distribution, the more drafts are right. Penalties count the tokens that are certain; constraints are left out.
+          distribution, the more drafts are right. Penalties count the tokens that are certain.
     """
-    picked = _pick(penalise(scores, state), state.params, uniform(state.seed, state.num_tokens + number))
+    scores = _restrict(penalise(scores, state), Choosing(state=state, allowed=allowed))
+    picked = _pick(scores, state.params, uniform(state.seed, state.num_tokens + number))
     return 0 if picked is None else picked
 
 

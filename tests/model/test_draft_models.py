@@ -25,7 +25,7 @@ from dsv4_backend.records import PlanRow, SamplingParams, SequenceStart, StepPla
 from dsv4_backend.runner.cache import RankCache
 from dsv4_backend.runner.drafting import DraftModel, DraftRow, DsparkDrafts, MtpDrafts, load_draft_model
 from dsv4_backend.runner.inputs import InputBuilder
-from dsv4_backend.sampling import SequenceSampling
+from dsv4_backend.sampling import SequenceSampling, draft_token
 
 MAX_DRAFTS = 5
 NUM_TOKENS = 150  # more than a window
@@ -107,7 +107,7 @@ class Talk:
                 next_ids=self.tokens[done + 1 : done + count + 1],
                 known_from=0,
                 num_wanted=wanted,
-                sampling=sampling,
+                choose=lambda scores, number: draft_token(scores, sampling, number),
             )
             if seen:
                 seen(computed)

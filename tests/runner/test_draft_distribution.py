@@ -16,7 +16,7 @@ from dsv4_backend.model.transformer import Computed
 from dsv4_backend.records import PlanRow, Prompt, Request, SamplingParams
 from dsv4_backend.runner.drafting import DraftRow
 from dsv4_backend.runner.rank import Rank
-from dsv4_backend.sampling import Choice, draft_token
+from dsv4_backend.sampling import Choice
 from dsv4_backend.scheduler.scheduler import Scheduler
 from dsv4_backend.scheduler.sequence import Sequence as Running
 
@@ -53,7 +53,7 @@ class TableDrafts:
         for row in rows:
             tokens = [row.next_ids[-1]]
             for number in range(row.num_wanted):
-                tokens.append(draft_token(GUESS[tokens[-1]], row.sampling, number))
+                tokens.append(row.choose(GUESS[tokens[-1]], number))
             found[row.sequence_id] = tuple(tokens[1:])
         return found
 

@@ -34,7 +34,7 @@ def random_prompt(chance: Random) -> Prompt:
         logprobs=chance.choice((-1, 1)),
     )
     limits = Limits(
-        max_tokens=chance.randint(1, 40),
+        max_tokens=chance.choice((chance.randint(1, 30), chance.randint(1, 30), chance.randint(30, 200))),
         min_tokens=chance.choice((0, 0, 5)),
         stop=chance.choice(((), (), (b"e",), (b"th", b"0"))),
         ignore_eos=chance.random() < 0.5,
