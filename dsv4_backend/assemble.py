@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dsv4_backend.chat import ChatEncoder
-from dsv4_backend.config import Drafter, DraftKind, ExecutorKind, ModelConfig, ServingConfig, load_model_config
+from dsv4_backend.config import ExecutorKind, ModelConfig, ServingConfig, load_model_config
 from dsv4_backend.engine import Engine, Executor
 from dsv4_backend.engine.admission import make_limits
 from dsv4_backend.engine.loop import StepLoop
@@ -13,6 +13,7 @@ from dsv4_backend.engine.stream import StreamRules
 from dsv4_backend.errors import ConfigError
 from dsv4_backend.kv.listing import DiskListing, cache_folder
 from dsv4_backend.kv.manager import CacheManager, cache_rules
+from dsv4_backend.kv.resolve import resolve
 from dsv4_backend.metrics import MetricsSink, NullMetrics
 from dsv4_backend.runner.executors import Progressed, RankExecutor
 from dsv4_backend.runner.zero import ZeroExecutor
@@ -48,9 +49,9 @@ def build_engine(
     Raises: ConfigError when the checkpoint's config or vocabulary cannot be used.
     """
     model = load_model_config(_checkpoint(config))
+    config = resolve(config, model)
     vocabulary = load_vocabulary(config)
     _check_vocabulary(model, vocabulary)
-    _check_drafter(model, config.drafter)
     metrics = metrics or NullMetrics()
     cache = CacheManager(cache_rules(config), DiskListing(cache_folder(config, rank=0)))
     limits = make_limits(model, config, cache.capacity_tokens)
@@ -83,14 +84,6 @@ def _checkpoint(config: ServingConfig) -> Path:
     if not config.checkpoint:
         raise ConfigError("no checkpoint is named. Set `checkpoint` to a folder with config.json and weights.")
     return Path(config.checkpoint)
-
-
-def _check_drafter(config: ModelConfig, drafter: Drafter) -> None:
-    """Refuse a drafter that the checkpoint has no model for. Raises: ConfigError."""
-    kind = config.draft.kind
-    if drafter.is_model and drafter.value != kind.value:
-        fix = f"Set drafter to {kind.value}" if kind is not DraftKind.NONE else "Set drafter to ngram or none"
-        raise ConfigError(f"drafter is {drafter.value} but the draft model of this checkpoint is {kind.value}. {fix}.")
 
 
 def _check_vocabulary(model: ModelConfig, vocabulary: Vocabulary) -> None:

@@ -30,7 +30,10 @@ class Drafter(str, Enum):
 
     NGRAM: what followed the newest tokens the last time that they stood in the text.
     MTP, DSPARK: the draft model of the checkpoint, which must have one of that kind.
+    AUTO: the draft model that the checkpoint has, if it has one.
     """
+
+    AUTO = "auto"
 
     NONE = "none"
     NGRAM = "ngram"
@@ -74,7 +77,8 @@ class ServingConfig:
     """How one runtime serves one checkpoint.
 
     Units: *_tokens in tokens, *_s in seconds.
-    Rule:  cache_tokens is the capacity of the paged caches over all running sequences.
+    Rule:  cache_tokens is the capacity of the paged caches over all running sequences. With cache_gb (10^9 bytes of all
+           caches on the device) it follows from that, and so does max_snapshots.
            max_snapshots places of all texts are kept to go on from: at multiples of snapshot_interval_tokens, at the
            end of a prompt, and where a text ends.
            what finds no room any more moves to host memory, which holds host_cache_tokens and max_host_snapshots.
@@ -93,6 +97,7 @@ class ServingConfig:
     max_sequences: int = 64
     max_waiting: int = 256
     cache_tokens: int = 65_536
+    cache_gb: float = 0.0
     prefix_cache: bool = True
     max_snapshots: int = 64
     snapshot_interval_tokens: int = 2048
@@ -129,7 +134,7 @@ class ServingConfig:
             )
         if not 0 <= self.max_drafts <= MAX_DRAFTS:
             raise ConfigError(f"max_drafts is {self.max_drafts} but must be within 0 and {MAX_DRAFTS}.")
-        if self.drafter is not Drafter.NONE and not self.max_drafts:
+        if self.drafter not in (Drafter.NONE, Drafter.AUTO) and not self.max_drafts:
             raise ConfigError(f"drafter is {self.drafter.value} but max_drafts is 0. Set max_drafts to 4.")
         most = (1 + self.max_drafts) * min(self.max_draft_sequences, self.max_sequences)
         if self.drafter is not Drafter.NONE and most > self.max_step_tokens:
@@ -140,6 +145,8 @@ class ServingConfig:
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)} but must be at least 1.")
+        if self.cache_gb < 0:
+            raise ConfigError(f"cache_gb is {self.cache_gb:g} but must be at least 0 (0: by cache_tokens).")
         for name in ("request_time_limit_s", "step_timeout_s", "start_timeout_s", "disk_cache_gb"):
             if getattr(self, name) <= 0:
                 unit = "GB" if name.endswith("_gb") else "seconds"

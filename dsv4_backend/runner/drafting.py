@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsv4_backend.config import DraftKind, ModelConfig, ServingConfig
-from dsv4_backend.kv.layout import CacheLayout, make_layout
+from dsv4_backend.config import DraftKind
+from dsv4_backend.kv.layout import CacheLayout
 from dsv4_backend.model.draft import DsparkBlock, MtpBlock
 from dsv4_backend.model.draft_weights import load_dspark, load_mtp
 from dsv4_backend.model.step import StepCache, StepInputs
@@ -56,12 +56,6 @@ class DraftModel(Protocol):
 
     def propose(self, rows: Sequence[DraftRow], computed: Computed, cache: StepCache) -> dict[int, tuple[int, ...]]:
         """Take over what is certain, and return the drafts of each sequence that wants some."""
-
-
-def layout_of(config: ModelConfig, serving: ServingConfig) -> CacheLayout:
-    """The caches of a model, with windows for the layers of the draft model that is used."""
-    num_stages = config.draft.num_stages if serving.drafter.is_model else 0
-    return make_layout(config, serving.cache_format, serving.max_drafts, num_stages)
 
 
 def load_draft_model(model: Transformer, source: WeightSource, layout: CacheLayout) -> DraftModel:

@@ -16,11 +16,12 @@ from dsv4_backend.errors import ConstraintError
 from dsv4_backend.grammar import AnswerMatcher, GrammarCompiler
 from dsv4_backend.kv.listing import cache_folder
 from dsv4_backend.kv.manager import cache_rules
+from dsv4_backend.kv.resolve import layout_of, resolve
 from dsv4_backend.model.transformer import Computed, Transformer
 from dsv4_backend.records import Constraint, PlanRow, RowResult, SequenceStart, StepPlan, StepResult, TokenLogprob
 from dsv4_backend.runner.cache import RankCache
 from dsv4_backend.runner.disk import DiskStore
-from dsv4_backend.runner.drafting import DraftModel, DraftRow, layout_of, load_draft_model
+from dsv4_backend.runner.drafting import DraftModel, DraftRow, load_draft_model
 from dsv4_backend.runner.inputs import InputBuilder
 from dsv4_backend.sampling import Choice, Choosing, SequenceSampling, draft_token, prompt_logprobs, sample
 
@@ -107,6 +108,7 @@ class Rank:
         if config.num_threads:
             torch.set_num_threads(config.num_threads)
         checkpoint = Checkpoint.open(Path(config.checkpoint))
+        config = resolve(config, checkpoint.config)
         if config.drafter.is_model:
             checkpoint = checkpoint.with_draft()
         with checkpoint.source(on_progress) as source:
