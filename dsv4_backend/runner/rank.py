@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from dsv4_kernels.dispatch import bind
+from dsv4_kernels.ops import OpTable
 from torch import Tensor
 
 from dsv4_backend.checkpoint.load import Checkpoint
@@ -31,7 +32,8 @@ Progressed = Callable[[int, int], None]
 class _SequenceState:
     """One sequence between steps. `error` is why it cannot be constrained; it is reported with its first sample."""
 
-    def __init__(self, start: SequenceStart, config: ModelConfig, grammars: GrammarCompiler) -> None:
+    def __init__(self, start: SequenceStart, config: ModelConfig, grammars: GrammarCompiler, ops: OpTable) -> None:
+        self._ops = ops
         self.token_ids = list(start.token_ids)
         self.num_prompt = start.num_prompt_tokens
         self.draft_known_from = 0
@@ -66,8 +68,8 @@ class _SequenceState:
     def choose_draft(self, scores: Tensor, number: int) -> int:
         """Choose draft `number` as the token itself would be chosen behind the drafts before it. Shapes: scores [V]."""
         if self.matcher is None:
-            return draft_token(scores, self.sampling, number)
-        token_id = draft_token(scores, self.sampling, number, self.matcher.allowed())
+            return draft_token(scores, self.sampling, number, self._ops)
+        token_id = draft_token(scores, self.sampling, number, self._ops, self.matcher.allowed())
         with suppress(ConstraintError):  # at a dead end
             self.matcher.accept(token_id)
             self._num_tried += 1
@@ -128,7 +130,7 @@ class Rank:
         for sequence_id in plan.finished:
             self._states.pop(sequence_id, None)
         for start in plan.starts:
-            self._states[start.sequence_id] = _SequenceState(start, self._model.config, self._grammars)
+            self._states[start.sequence_id] = _SequenceState(start, self._model.config, self._grammars, self._model.ops)
         damaged = self._cache.copy(plan.copies)
         if not plan.rows:
             self._inputs.tables.apply(plan)
@@ -164,7 +166,8 @@ class Rank:
                 pending.append((row, last - 1 - row.num_drafts))
         while pending:
             rows = logits[torch.tensor([index for _, index in pending], dtype=torch.int64)]  # [S, V]
-            choices = sample(rows, [self._states[row.sequence_id].choosing(row) for row, _ in pending])
+            choosing = [self._states[row.sequence_id].choosing(row) for row, _ in pending]
+            choices = sample(rows, choosing, self._model.ops)
             for (row, _), choice in zip(pending, choices, strict=True):
                 chosen[row.sequence_id].append(self._accept(row.sequence_id, choice))
             pending = [(row, index + 1) for row, index in pending if self._goes_on(row, chosen[row.sequence_id])]

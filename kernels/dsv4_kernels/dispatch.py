@@ -17,11 +17,24 @@ from dsv4_kernels.cpu.library import load
 from dsv4_kernels.cpu.table import CpuOps
 from dsv4_kernels.errors import BindError
 from dsv4_kernels.ops import OpTable
-from dsv4_kernels.reference import attention, cache, compress, hyper, index, linear, moe, norm, rope, round_trip, route
+from dsv4_kernels.reference import (
+    attention,
+    cache,
+    compress,
+    hyper,
+    index,
+    linear,
+    moe,
+    norm,
+    rope,
+    round_trip,
+    route,
+    sample,
+)
 
 OPERATORS = tuple(field.name for field in fields(OpTable))
 TARGETS = ("cpu", "reference")
-REFERENCE_MODULES = (attention, cache, compress, hyper, index, linear, moe, norm, rope, round_trip, route)
+REFERENCE_MODULES = (attention, cache, compress, hyper, index, linear, moe, norm, rope, round_trip, route, sample)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dsv4_kernels.cache import CacheRows, EntryRows, WindowRows
 from dsv4_kernels.rows import RowSpec
+from dsv4_kernels.sampling import SampleRows
 from dsv4_kernels.tensors import ExpertWeights, FoldRuns, LinearWeight
 
 
@@ -223,6 +224,20 @@ class SparseAttention(Protocol):
         """Shapes: query [T, H, D]; all rows of width D; sink [H]; returns [T, H, D]."""
 
 
+class SampleTokens(Protocol):
+    """One token for each row of scores.
+
+    Rule: temperature 0, or an infinite best score, takes the best one, ties the smaller id. Else the weights are
+          e^((score - best) / temperature) in float64, 0 below e^NEGLIGIBLE. top_k keeps exactly k; top_p keeps the
+          fewest best tokens whose share of what top_k left reaches p; min_p keeps what is at least that fraction of the
+          best. Then `number` picks among the sums of the weights in the order of the ids.
+          -1 where every score is minus infinity.
+    """
+
+    def __call__(self, scores: Tensor, rows: SampleRows) -> Tensor:
+        """Shapes: scores [S, V], without NaN; returns int64 [S]."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpTable:
     """One implementation of every operator, bound once at process start by `dispatch.bind`."""
@@ -246,3 +261,4 @@ class OpTable:
     pack_rows: PackRows
     index_select: IndexSelect
     sparse_attention: SparseAttention
+    sample_tokens: SampleTokens

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dsv4_kernels.dispatch import bind
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from dsv4_backend.records import Constraint, ConstraintKind, SamplingParams, Seq
 from dsv4_backend.sampling import Choosing, SequenceSampling, sample
 from dsv4_backend.text import TextEncoder, Vocabulary, join_bytes
 
+OPS = bind("cpu")
 EOS, VOCAB_SIZE = 1, 1056  # the head is wider than the vocabulary, as padded checkpoints are
 SCHEMA = {
     "type": "object",
@@ -142,7 +144,9 @@ def test_a_model_of_noise_writes_a_valid_object(compiler: GrammarCompiler, vocab
     state, noise = SequenceSampling(start, VOCAB_SIZE, [EOS]), torch.Generator().manual_seed(seed)
     token_ids: list[int] = []
     while not matcher.is_terminated and len(token_ids) < 200:
-        choice = sample(torch.randn(1, VOCAB_SIZE, generator=noise), [Choosing(state=state, allowed=matcher.allowed())])
+        choice = sample(
+            torch.randn(1, VOCAB_SIZE, generator=noise), [Choosing(state=state, allowed=matcher.allowed())], OPS
+        )
         matcher.accept(choice[0].token_id)
         state.append(choice[0].token_id)
         token_ids.append(choice[0].token_id)

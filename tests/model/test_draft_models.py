@@ -107,7 +107,7 @@ class Talk:
                 next_ids=self.tokens[done + 1 : done + count + 1],
                 known_from=0,
                 num_wanted=wanted,
-                choose=lambda scores, number: draft_token(scores, sampling, number),
+                choose=lambda scores, number: draft_token(scores, sampling, number, self.model.ops),
             )
             if seen:
                 seen(computed)

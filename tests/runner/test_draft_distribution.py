@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from draft_config import TABLE
+from dsv4_kernels.dispatch import bind
 from torch import Tensor
 
 from dsv4_backend.config import CacheFormat, Drafter, ServingConfig, parse_model_config
@@ -34,7 +35,7 @@ class TableModel:
     """A model whose next word depends on the newest one alone."""
 
     config = parse_model_config(TABLE | {"vocab_size": NUM_WORDS, "eos_token_id": 15})
-    rounding = None
+    ops = bind("cpu")
 
     def run(self, inputs: StepInputs, cache: object, tapped: tuple[int, ...] = ()) -> Computed:
         return Computed(inputs.token_ids, None)

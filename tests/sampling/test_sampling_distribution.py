@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from dsv4_kernels.dispatch import bind
 
 from dsv4_backend.records import SamplingParams, SequenceStart
 from dsv4_backend.sampling import Choosing, SequenceSampling, prompt_logprobs, sample, token_logprob
@@ -34,7 +35,7 @@ def draw(params: SamplingParams, *, by_seed: bool) -> torch.Tensor:
         token_ids = (0,) if by_seed else (0,) * (index + 1)
         start = SequenceStart(sequence_id=1, token_ids=token_ids, num_prompt_tokens=1, sampling=fixed)
         rows.append(Choosing(state=SequenceSampling(start, VOCAB, [1])))
-    tokens = [item.token_id for item in sample(LOGITS.expand(DRAWS, -1), rows)]
+    tokens = [item.token_id for item in sample(LOGITS.expand(DRAWS, -1), rows, bind("cpu"))]
     return torch.bincount(torch.tensor(tokens), minlength=VOCAB).double()
 
 

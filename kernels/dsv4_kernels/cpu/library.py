@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_float, c_int, c_long, c_void_p
+from ctypes import c_double, c_float, c_int, c_long, c_void_p
 from pathlib import Path
 
 from dsv4_kernels.errors import BuildError
 
-# One letter per argument: p pointer, l long, f float, i int; blanks part inputs, outputs, sizes and threads.
+# One letter per argument: p pointer, l long, d double, f float, i int; blanks part inputs, outputs, sizes and threads.
 SIGNATURES = {
     "dsv4_linear": "ppp llll i",
     "dsv4_rms_norm": "ppp llf i",
@@ -27,8 +27,9 @@ SIGNATURES = {
     "dsv4_pack_rows": "p p lllll i",
     "dsv4_index_select": "ppppp p lllll i",
     "dsv4_sparse_attention": "ppppppp p lllll f i",
+    "dsv4_sample_tokens": "pppppp p lld i",
 }
-TYPES = {"p": c_void_p, "l": c_long, "f": c_float, "i": c_int}
+TYPES = {"p": c_void_p, "l": c_long, "d": c_double, "f": c_float, "i": c_int}
 WITH_STATUS = ("dsv4_route", "dsv4_moe", "dsv4_index_select", "dsv4_sparse_attention")
 
 

@@ -12,6 +12,7 @@ from dsv4_kernels.cache import CacheRows, EntryRows, WindowRows
 from dsv4_kernels.errors import ShapeError, require
 from dsv4_kernels.reference.cache import pack_rows
 from dsv4_kernels.rows import RowFormat, RowSpec
+from dsv4_kernels.sampling import NEGLIGIBLE, SampleRows
 from dsv4_kernels.tensors import ExpertWeights, FoldRuns, LinearWeight
 
 SCRATCH_FLOATS = 1 << 24  # of `moe`: more tokens than fit are computed in pieces, which changes no bit
@@ -338,5 +339,18 @@ class CpuOps:
             not failed,
             f"a row is outside its cache ({ring.count} window rows, {fresh.count} fresh ones,"
             f" {cache.count if num_chosen else 0} entry rows).",
+        )
+        return out
+
+    def sample_tokens(self, scores: Tensor, rows: SampleRows) -> Tensor:
+        """As `ops.SampleTokens`."""
+        scores = _f32(scores, 2)
+        count, width = scores.shape
+        require(rows.number.shape == (count,), f"scores have {count} rows but the settings {rows.number.shape[0]}.")
+        out = torch.empty(count, dtype=torch.int64)
+        settings = (rows.temperature, rows.top_k, rows.top_p, rows.min_p, rows.number)
+        pointers = [item.data_ptr() for item in settings]
+        self._c.dsv4_sample_tokens(
+            scores.data_ptr(), *pointers, out.data_ptr(), count, width, NEGLIGIBLE, torch.get_num_threads()
         )
         return out

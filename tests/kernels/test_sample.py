@@ -1,0 +1,78 @@
+"""The choice of a token: both implementations choose alike, and keep what the filters say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from dsv4_kernels.errors import ShapeError
+from dsv4_kernels.ops import OpTable
+from dsv4_kernels.sampling import SampleRows
+from hypothesis import given
+from hypothesis import strategies as st
+
+Row = tuple[float, int, float, float, float]
+settings_rows = st.tuples(
+    st.sampled_from([0.0, 0.2, 1.0, 3.0]),
+    st.sampled_from([0, 1, 5, 700, 5000]),
+    st.sampled_from([1.0, 0.999, 0.9, 0.5, 0.0]),
+    st.sampled_from([0.0, 0.05, 1.0]),
+    st.floats(0.0, 1.0, exclude_max=True),
+)
+
+
+def chosen(ops: OpTable, scores: torch.Tensor, *rows: Row) -> list[int]:
+    return ops.sample_tokens(scores, SampleRows.of(list(rows))).tolist()  # type: ignore[no-any-return]
+
+
+@given(
+    rows=st.lists(settings_rows, min_size=1, max_size=4),
+    seed=st.integers(0, 10**6),
+    width=st.sampled_from([1, 2, 33, 1000]),
+    levels=st.sampled_from([3, 10**6]),
+)
+def test_both_choose_alike(
+    cpu: OpTable, reference: OpTable, rows: list[Row], seed: int, width: int, levels: int
+) -> None:
+    """Few levels make many ties."""
+    rng = np.random.default_rng(seed)
+    scores = torch.from_numpy(rng.integers(0, levels, (len(rows), width)) / levels * 8 - 4).float()
+    scores[torch.from_numpy(rng.random((len(rows), width)) < 0.2)] = -torch.inf
+    assert chosen(cpu, scores, *rows) == chosen(reference, scores, *rows)
+
+
+def test_greedy_takes_the_best_and_of_equal_ones_the_first(ops: OpTable) -> None:
+    scores = torch.tensor([[0.0, 2.0, 2.0, 1.0]])
+    assert chosen(ops, scores, (0.0, 0, 1.0, 0.0, 0.9)) == [1]
+
+
+def test_nothing_left_is_told(ops: OpTable) -> None:
+    scores = torch.full((2, 3), -torch.inf)
+    scores[1, 2] = -5.0
+    assert chosen(ops, scores, (1.0, 0, 1.0, 0.0, 0.3), (1.0, 2, 0.5, 0.0, 0.999)) == [-1, 2]
+
+
+def test_an_infinite_score_is_taken(ops: OpTable) -> None:
+    assert chosen(ops, torch.tensor([[0.0, torch.inf, 3.0]]), (1.0, 0, 0.9, 0.0, 0.0)) == [1]
+
+
+@pytest.mark.parametrize(
+    ("row", "kept"),
+    [((1.0, 3, 1.0, 0.0), {2, 5, 7}), ((1.0, 0, 0.5, 0.0), {5, 7}), ((1.0, 0, 1.0, 0.5), {2, 5, 7}),
+     ((1.0, 1, 1.0, 0.0), {5}), ((1.0, 0, 0.0, 0.0), {5})],
+)  # fmt: skip
+def test_filters_keep_the_best(ops: OpTable, row: tuple[float, int, float, float], kept: set[int]) -> None:
+    weights = torch.tensor([0.02, 0.03, 0.2, 0.03, 0.02, 0.3, 0.1, 0.3]).double()
+    scores = weights.log().float()[None].expand(400, -1)
+    rows = [(*row, number / 400) for number in range(400)]
+    assert set(chosen(ops, scores, *rows)) == kept
+
+
+def test_top_p_reaches_beyond_the_tokens_sorted_first(ops: OpTable) -> None:
+    rows = [(1.0, 0, 0.75, 0.0, number / 2048) for number in range(2048)]
+    assert set(chosen(ops, torch.zeros(1, 1024).expand(2048, -1), *rows)) == set(range(768))
+
+
+def test_rows_and_settings_must_be_as_many(cpu: OpTable) -> None:
+    with pytest.raises(ShapeError, match="scores have 2 rows but the settings 1"):
+        chosen(cpu, torch.zeros(2, 3), (1.0, 0, 1.0, 0.0, 0.0))
