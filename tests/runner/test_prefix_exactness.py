@@ -61,6 +61,18 @@ def test_branches_of_a_kept_text_equal_fresh_ones_at_every_offset(
     assert [cached(item) for item in found] == [0] + [BASE] * (len(OFFSETS) - 1)
 
 
+def test_prompts_that_arrive_together_are_computed_once(random_checkpoint: Path, stored: dict[str, object]) -> None:
+    """As the choices of one request with n = 4, and as agents that share a system prompt."""
+    items = [prompt(BASE + 30, salt=1, max_tokens=6, temperature=1.0)] * 3 + [branched(9)]
+    items = [replace(item, sampling=replace(item.sampling, seed=seed)) for seed, item in enumerate(items)]
+    with open_engine(random_checkpoint, **stored, prefix_cache=False) as engine:
+        fresh = [answer(engine, item) for item in items]
+    with open_engine(random_checkpoint, **stored, max_step_tokens=128) as engine:
+        found = answer_together(engine, items)
+    assert bits(found) == bits(fresh)
+    assert sorted(cached(item) for item in found[:3]) == [0, BASE, BASE]
+
+
 def test_a_conversation_goes_on_where_its_answer_ended(random_checkpoint: Path, stored: dict[str, object]) -> None:
     def talk(prefix_cache: bool) -> list[Answer]:
         with open_engine(random_checkpoint, **stored, prefix_cache=prefix_cache) as engine:
