@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from library import Answer, Counts, answer, answer_together, open_engine, prompt
 
 from dsv4_backend.config import CacheFormat, Drafter
 from dsv4_backend.errors import ConfigError
 from dsv4_backend.records import Constraint, ConstraintKind, Prompt
 
+ROOT = Path(__file__).resolve().parents[2]
 MAX_DRAFTS = 4
 DRAFTERS = [Drafter.NGRAM, Drafter.MTP, Drafter.DSPARK]
 
