@@ -9,12 +9,15 @@ import queue
 import shutil
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import openai
 import tritonclient.grpc as grpcclient
 from dsv4_image.build import Build
 from dsv4_image.cli import RUN_OPTIONS
@@ -155,6 +158,12 @@ def status(port: int, path: str) -> int:
         connection.close()
 
 
+def body_of(port: int, path: str) -> str:
+    """Body of a GET on loopback."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as reply:
+        return str(reply.read().decode())
+
+
 def wait_for(is_so: object, timeout_s: float, what: str) -> float:
     """Wait until `is_so()` holds; return the seconds it took."""
     started = time.monotonic()
@@ -163,6 +172,21 @@ def wait_for(is_so: object, timeout_s: float, what: str) -> float:
             raise TimeoutError(f"{what} is not there after {timeout_s:g} s")
         time.sleep(0.1)
     return time.monotonic() - started
+
+
+def stream_openai(api_port: int, question: str, num_tokens: int = 16, **more: Any) -> Iterator[tuple[str, str]]:
+    """Stream a chat with OpenAI's own client through the gateway; yields text and, at the end, why it ended."""
+    with openai.OpenAI(
+        base_url=f"http://127.0.0.1:{api_port}/v1", api_key="none", max_retries=0, timeout=120
+    ) as client:
+        (model,) = client.models.list().data
+        chunks = client.chat.completions.create(
+            model=model.id, messages=[{"role": "user", "content": question}], max_tokens=num_tokens, stream=True,
+            extra_body={"thinking": {"type": "disabled"}, **more},
+        )  # fmt: skip
+        for chunk in chunks:
+            for choice in chunk.choices:
+                yield choice.delta.content or "", choice.finish_reason or ""
 
 
 def stream_chat(grpc_port: int, question: str, num_tokens: int = 16) -> list[str]:

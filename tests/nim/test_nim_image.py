@@ -5,6 +5,8 @@ Times and sizes go to tests/results/image.json.
 
 from __future__ import annotations
 
+import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +14,24 @@ from pathlib import Path
 import pytest
 from dsv4_image.build import Build
 from dsv4_image.tools import Tools
-from image_rig import Figures, Pushed, build_measured, push_measured, registry, running, status, stream_chat, wait_for
+from dsv4_nim.catalog import all_profiles
+from image_rig import (
+    Figures,
+    Pushed,
+    body_of,
+    build_measured,
+    push_measured,
+    registry,
+    running,
+    status,
+    stream_chat,
+    stream_openai,
+    wait_for,
+)  # fmt: skip
 
 pytestmark = pytest.mark.slow
 TAG = "localhost/dsv4-test:whole"
+LONG_TOKENS = 200
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +78,28 @@ def test_a_pull_by_digest_runs_read_only_chats_and_drains(
         assert "ready" in empty.podman(*health)
         texts = stream_chat(container.grpc_port, "Hello")
         assert len(texts) > 1 and "".join(texts).strip()
+        pieces = list(stream_openai(container.api_port, "Hello"))
+        assert len(pieces) > 1 and "".join(text for text, _ in pieces).strip()
+        assert_nims_routes_answer(container.api_port)
         rights = empty.podman("exec", container.name, "sh", "-c", "id -u; grep CapEff /proc/1/status; touch /x || true")
         assert rights.splitlines()[0] == "1000" and "0000000000000000" in rights and "Read-only" in rights
+        stream = stream_openai(container.api_port, "Hello", LONG_TOKENS, ignore_eos=True)
+        next(stream)
         started = time.monotonic()
-        assert container.stop() == 0
+        stopping = threading.Thread(target=lambda: codes.append(container.stop()))
+        codes: list[int] = []
+        stopping.start()
+        reasons = [reason for _, reason in stream if reason]
+        stopping.join()
         figures.timed("stop_s", started)
+        assert (reasons, codes) == (["length"], [0]), container.log()
+
+
+def assert_nims_routes_answer(port: int) -> None:
+    """Through the gateway, which has the API port once the container is ready."""
+    assert json.loads(body_of(port, "/v1/metadata"))["selectedModelProfileId"] == all_profiles()[0].id
+    assert "Apache License" in body_of(port, "/v1/license")
+    assert "dsv4_requests_total" in body_of(port, "/v1/metrics")
+    paths = ("/v1/models", "/v1/version", "/v1/manifest", "/v1/health/live", "/v1/health/ready")
+    assert [status(port, path) for path in paths] == [200] * len(paths)
+    assert status(port, "/v1/nothing") == 404
