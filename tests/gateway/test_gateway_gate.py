@@ -168,6 +168,15 @@ def test_facts_are_told(gateway: Gateway, path: str) -> None:
     assert found.status_code == 200 and found.json()
 
 
+def test_metadata_tells_nims_profile(nano_checkpoint: Path) -> None:
+    with run_gateway(nano_checkpoint, profile_id="f" * 64) as gateway:
+        assert gateway.http.get("/v1/metadata").json()["selectedModelProfileId"] == "f" * 64
+
+
+def test_the_license_is_told_in_full(gateway: Gateway) -> None:
+    assert "Apache License" in gateway.http.get("/v1/license").json()["content"]
+
+
 def test_metrics_count_requests_and_tokens(gateway: Gateway) -> None:
     gateway.says("Good day")
     before = gateway.http.get("/metrics").text

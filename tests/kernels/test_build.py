@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from dsv4_kernels import build as builder
-from dsv4_kernels.build import build
+from dsv4_kernels.build import LEVELS, Level, build, build_all, cpu_flags, levels_of
 from dsv4_kernels.cache import CacheRows, WindowRows
 from dsv4_kernels.cpu.library import load
 from dsv4_kernels.dispatch import OPERATORS, Needs, bind, choose, describe
@@ -57,6 +58,88 @@ def test_without_a_compiler_the_library_built_earlier_is_used(small_sources: Pat
     assert build(tmp_path / "cache", compilers=("no-such-compiler",)) == library
 
 
+ZEN3 = frozenset("avx avx2 bmi1 bmi2 f16c fma abm movbe".split())
+SKYLAKE = ZEN3 | frozenset("avx512f avx512bw avx512cd avx512dq avx512vl".split())
+ICE_LAKE = SKYLAKE | {"avx512_vnni"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        (frozenset(), ["native"]),
+        (ZEN3 - {"fma"}, ["native"]),
+        (ZEN3, ["x86-64-v3", "native"]),
+        (SKYLAKE, ["x86-64-v3", "native"]),
+        (ICE_LAKE, ["x86-64-v4", "x86-64-v3", "native"]),
+    ],
+)
+def test_a_cpu_gets_the_best_level_that_it_has_every_flag_of(flags: frozenset[str], names: list[str]):
+    assert [level.name for level in levels_of(flags)] == names
+
+
+def test_a_laptop_builds_its_own_level_only_and_an_image_all(small_sources: Path, tmp_path: Path):
+    own = build(tmp_path / "own")
+    assert own.name.startswith(f"dsv4_{levels_of(cpu_flags())[0].name}_")
+    assert list((tmp_path / "own").iterdir()) == [own]
+    every = build_all(tmp_path / "all")
+    assert sorted((tmp_path / "all").iterdir()) == sorted(every)
+    if platform.machine() == "x86_64":
+        assert [library.name.split("_")[1] for library in every] == [level.name for level in LEVELS]
+
+
+def test_without_a_compiler_each_cpu_finds_its_level_in_an_image(
+    small_sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    build_all(tmp_path)
+    for flags, level in ((ICE_LAKE, "x86-64-v4"), (SKYLAKE, "x86-64-v3"), (ZEN3, "x86-64-v3")):
+        monkeypatch.setattr(builder, "cpu_flags", lambda flags=flags: flags)
+        assert build(tmp_path, compilers=("no-such-compiler",)).name.startswith(f"dsv4_{level}_")
+
+
+def test_a_lower_level_is_taken_where_the_best_is_not_there(
+    small_sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(builder, "cpu_flags", lambda: ZEN3)
+    library = build(tmp_path)
+    monkeypatch.setattr(builder, "cpu_flags", lambda: ICE_LAKE)
+    assert build(tmp_path, compilers=("no-such-compiler",)) == library
+
+
+def test_the_name_of_a_level_follows_from_the_sources_not_from_the_machine(
+    small_sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    names = [path.name for path in build_all(tmp_path / "here")]
+    monkeypatch.setattr(builder, "cpu_features", lambda: "x86_64\nmodel name : another")
+    assert [path.name for path in build_all(tmp_path / "there")] == names
+
+
+@pytest.mark.parametrize("level", levels_of(cpu_flags()), ids=lambda level: level.name)
+def test_every_level_that_this_cpu_has_gives_the_same_bits(
+    level: Level, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    lowest = levels_of(cpu_flags())[-2:][0]
+    tables = []
+    for each in (lowest, level):
+        monkeypatch.setattr(builder, "levels_of", lambda flags, each=each: [each])
+        tables.append(bind("cpu", tmp_path))
+    torch.manual_seed(1)
+    weight, rows, gates = LinearWeight(dense=torch.randn(96, 200)), torch.randn(37, 200), torch.randn(3, 8, 100)
+    cache, query = CacheRows.plain(torch.randn(40, 100)), torch.randn(3, 5, 100)
+    window = WindowRows(cache, cache, torch.randint(-1, 40, (3, 20)))
+    sink = torch.randn(5)
+    answers = [
+        (
+            table.linear(rows, weight),
+            table.rms_norm(rows, torch.randn(200, generator=torch.Generator().manual_seed(2)), 1e-6),
+            table.compress_pool(gates, gates.flip(0)),
+            table.sparse_attention(query, window, None, sink, 0.1),
+            table.fp8_round_trip(gates, 64),
+        )
+        for table in tables
+    ]
+    assert all(torch.equal(one, other) for one, other in zip(*answers, strict=True))
+
+
 def test_without_a_compiler_and_library_the_fix_is_named(small_sources: Path, tmp_path: Path):
     with pytest.raises(BuildError, match=r"no-such-compiler.*apt install g\+\+"):
         build(tmp_path / "cache", compilers=("no-such-compiler",))
@@ -93,7 +176,7 @@ def test_a_file_that_is_no_library_is_refused(tmp_path: Path):
         load(tmp_path / "broken.so")
 
 
-@pytest.mark.parametrize("flags", ["-mno-avx512f", "-mno-avx512f -mno-fma", "-march=x86-64"])
+@pytest.mark.parametrize("flags", ["-mno-avx512f", "-mno-avx512f -mno-fma", "-march=x86-64 -mno-avx512f"])
 def test_older_instruction_sets_compute_the_same_operators(flags: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(builder, "FLAGS", (*builder.FLAGS, "-O1", *flags.split()))
     old, reference = bind("cpu", tmp_path), bind("reference")

@@ -6,15 +6,19 @@ import http.client
 import json
 import os
 import queue
+import resource
 import shutil
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import openai
 import tritonclient.grpc as grpcclient
 from dsv4_image.build import Build
 from dsv4_image.cli import RUN_OPTIONS
@@ -24,18 +28,23 @@ from dsv4_image.tools import Tools
 from dsv4_backend.launcher import free_ports
 
 ROOT = Path(__file__).parents[2]
-READY_S = 120.0
 PORTS = ("NIM_SERVER_PORT", "NIM_HTTP_TRITON_PORT", "NIM_TRITON_GRPC_PORT", "NIM_TRITON_METRICS_PORT")
 
 
 @dataclass
 class Figures:
-    """Seconds and bytes as they were measured."""
+    """Seconds and bytes as they were measured. `*_cpu_s` is what the tools computed, whatever else the machine did."""
 
     values: dict[str, float] = field(default_factory=dict)
 
-    def timed(self, name: str, started: float) -> None:
-        self.values[name] = round(time.monotonic() - started, 1)
+    @contextmanager
+    def timing(self, name: str) -> Iterator[None]:
+        started, computed = time.monotonic(), _children_s()
+        yield
+        self.values |= {
+            f"{name}_s": round(time.monotonic() - started, 1),
+            f"{name}_cpu_s": round(_children_s() - computed, 1),
+        }
 
     def write(self, name: str, command: str) -> None:
         """Keep them beside the tests, with what produced them."""
@@ -45,13 +54,20 @@ class Figures:
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def build_measured(tag: str, figures: Figures, left_out: tuple[str, ...] = ()) -> Build:
     """Build in the checkout's own store, which keeps the bases from run to run; note the time and the size."""
     store = ROOT / "build" / "cache" / "image" / "store"
     made = Build(root=ROOT, tools=Tools(store), tag=tag, left_out=left_out)
-    started = time.monotonic()
-    made.run()
-    figures.timed("build_s", started)
+    with figures.timing("make"):  # without what an earlier run left: wheels, bases, an image of the same sources
+        made.run()
+    last = made.last()
+    if last is not None:
+        figures.values["build_s"] = last.seconds
     figures.values["image_bytes"] = int(made.tools.podman("image", "inspect", "--format={{.Size}}", tag))
     return made
 
@@ -76,9 +92,8 @@ class Pushed:
 def push_measured(build: Build, folder: Path, address: str, figures: Figures) -> Pushed:
     """Push the image of a build; seconds and bytes go to the figures."""
     target = f"{address}/nim/dsv4:test"
-    started = time.monotonic()
-    digest = push(build.tools, build.tag, target, is_plain_http=True)
-    figures.timed("push_s", started)
+    with figures.timing("push"):
+        digest = push(build.tools, build.tag, target, is_plain_http=True)
     blobs = (path for path in (folder / "registry").rglob("data") if path.is_file())
     figures.values["pushed_bytes"] = sum(path.stat().st_size for path in blobs)
     return Pushed(build.tools, target, digest)
@@ -145,7 +160,7 @@ def running(tools: Tools, image: str, cache: Path, name: str) -> Iterator[Contai
 
 def status(port: int, path: str) -> int:
     """HTTP status of a GET on loopback; 0 when nobody answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", path)
         return connection.getresponse().status
@@ -153,6 +168,12 @@ def status(port: int, path: str) -> int:
         return 0
     finally:
         connection.close()
+
+
+def body_of(port: int, path: str) -> str:
+    """Body of a GET on loopback."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as reply:
+        return str(reply.read().decode())
 
 
 def wait_for(is_so: object, timeout_s: float, what: str) -> float:
@@ -163,6 +184,21 @@ def wait_for(is_so: object, timeout_s: float, what: str) -> float:
             raise TimeoutError(f"{what} is not there after {timeout_s:g} s")
         time.sleep(0.1)
     return time.monotonic() - started
+
+
+def stream_openai(api_port: int, question: str, num_tokens: int = 16, **more: Any) -> Iterator[tuple[str, str]]:
+    """Stream a chat with OpenAI's own client through the gateway; yields text and, at the end, why it ended."""
+    with openai.OpenAI(
+        base_url=f"http://127.0.0.1:{api_port}/v1", api_key="none", max_retries=0, timeout=120
+    ) as client:
+        (model,) = client.models.list().data
+        chunks = client.chat.completions.create(
+            model=model.id, messages=[{"role": "user", "content": question}], max_tokens=num_tokens, stream=True,
+            extra_body={"thinking": {"type": "disabled"}, **more},
+        )  # fmt: skip
+        for chunk in chunks:
+            for choice in chunk.choices:
+                yield choice.delta.content or "", choice.finish_reason or ""
 
 
 def stream_chat(grpc_port: int, question: str, num_tokens: int = 16) -> list[str]:

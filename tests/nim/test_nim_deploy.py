@@ -7,15 +7,18 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from custom_schemas import SCHEMAS
 from dsv4_nim.catalog import all_profiles
 from dsv4_nim.deploy.command import KINDS, render
 from dsv4_nim.deploy.monitoring import ALERTS, QUEUE_RECORD, dashboard, rules
 from dsv4_nim.deploy.objects import manifests
 from dsv4_nim.deploy.options import Options
 from dsv4_nim.profiles import Profile
+from dsv4_nim.resolve import Inputs, resolve
 from dsv4_nim.settings import BY_NAME
 
 from dsv4_backend import cli
@@ -73,6 +76,43 @@ def test_the_pods_of_custom_objects_pass_kubernetes_schema(profile: Profile) -> 
         }  # type: ignore[index,call-overload]
         kubernetes_validate.validate(pod, KUBERNETES, strict=True)
     assert templates or len(workers) == 2
+
+
+@pytest.mark.parametrize("profile", ONE_OF_EACH_SHAPE, ids=lambda profile: f"{profile.num_gpus}x{profile.gpu}")
+def test_custom_objects_have_no_field_that_their_types_lack(profile: Profile) -> None:
+    one = options(profile, pull_secret="login", key_secret="keys")
+    made = [*manifests(one), *([] if one.num_nodes > 1 else manifests(one, as_nim_service=True))]
+    custom = [each for each in made if each["kind"] in CUSTOM]
+    assert len(custom) >= 3
+    for each in custom:
+        jsonschema.validate(each, SCHEMAS[str(each["kind"])])
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        ("LeaderWorkerSet", "replica", 1),
+        ("ServiceMonitor", "endpoints", [{"port": "metrics", "interval": "quarter"}]),
+        ("NIMService", "userID", "1000"),
+        ("PrometheusRule", "groups", [{"name": "one", "rules": [{"alert": "no expression"}]}]),
+    ],
+)
+def test_a_wrong_field_of_a_custom_object_would_be_seen(kind: str, field: str, value: object) -> None:
+    profile = MULTI_NODE if kind == "LeaderWorkerSet" else PROFILES[0]
+    found = {str(each["kind"]): each for each in manifests(options(profile), as_nim_service=kind == "NIMService")}
+    found[kind]["spec"][field] = value  # type: ignore[index]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(found[kind], SCHEMAS[kind])
+
+
+def test_what_the_operator_sets_by_itself_is_known() -> None:
+    environment = {
+        "NIM_CACHE_PATH": "/model-store", "NIM_SERVER_PORT": "8000", "NIM_HTTP_API_PORT": "8000",
+        "NIM_JSONL_LOGGING": "1", "NIM_LOG_LEVEL": "INFO", "NIM_GRPC_API_PORT": "8001", "NIM_TRITON_GRPC_PORT": "8001",
+        "NIM_TRITON_METRICS_PORT": "8002", "NIM_LEADER_ROLE": "1", "NIM_MPI_ALLOW_RUN_AS_ROOT": "0",
+        "NIM_NUM_COMPUTE_NODES": "1",
+    }  # fmt: skip
+    assert resolve(Inputs(environment=environment)).warnings == ()
 
 
 def test_a_schema_violation_would_be_seen() -> None:

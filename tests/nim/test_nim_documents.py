@@ -102,6 +102,14 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
         snapshot(tmp_path, tmp_path / "context")
 
 
+def test_a_long_path_of_a_checkout_still_gives_podman_a_short_run_folder(tmp_path: Path) -> None:
+    command = Tools(tmp_path / ("deep/" * 12)).podman_command("info")
+    other = Tools(tmp_path / ("deep/" * 13)).podman_command("info")
+    folders = [each[each.index("--runroot") + 1] for each in (command, other)]
+    assert all(len(folder) <= 50 for folder in folders)
+    assert len(set(folders)) == 2
+
+
 def test_missing_tools_are_all_named_with_the_package_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from dsv4_nim.places import find_places
 from dsv4_nim.store import make_store
 from remote_rig import Place, serving
 
-NOBODY = 65_534
 WEIGHTS = bytes(range(256)) * 1024
 FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS}
 URIS = {"s3": "s3://bucket/m", "gs": "gs://bucket/m", "hf": "hf://org/model"}
@@ -140,31 +138,6 @@ def test_ngc_is_refused_with_the_way_round(cache: Cache) -> None:
 def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(DownloadError, match="has the scheme 'ftp'"):
         is_remote("ftp://host/model")
-
-
-def test_a_cache_without_permission_is_told_with_uid_and_fix(tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        tmp_path.chmod(0o755)
-        tmp_path.parent.chmod(0o755)
-        tmp_path.parent.parent.chmod(0o755)
-    folder = tmp_path / "cache"
-    folder.mkdir(mode=0o555)
-    folder.chmod(0o555)
-    with as_somebody() as uid, pytest.raises(CacheError, match=rf"cannot be written by uid {uid}, .*fsGroup"):
-        Cache(folder).require_writable()
-
-
-@contextlib.contextmanager
-def as_somebody() -> Iterator[int]:
-    """Not root, whose writes nothing stops."""
-    if os.geteuid():
-        yield os.geteuid()
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield NOBODY
-    finally:
-        os.seteuid(0)
 
 
 def test_a_full_disk_is_told_with_what_is_kept(tmp_path: Path) -> None:

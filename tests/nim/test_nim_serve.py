@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import socket
 import ssl
 import subprocess
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 from dsv4_nim import commands, main
 from dsv4_nim.catalog import all_profiles
-from dsv4_nim.errors import CacheError, DownloadError, HardwareError, NimError, PortError, SettingError
+from dsv4_nim.errors import DownloadError, HardwareError, NimError, PortError, SettingError
 from dsv4_nim.front import Front, Tls, json_reply
 from dsv4_nim.gateway import Gateway, gateway_arguments
 from dsv4_nim.logs import Log
@@ -29,14 +28,15 @@ from dsv4_nim.resolve import Inputs, Source, resolve
 from dsv4_nim.serve import describe, serve
 from dsv4_nim.state import Readiness, routes
 from image_rig import wait_for
+from nim_rig import command
 from remote_rig import serving
 
+from dsv4_backend.errors import LaunchError
 from dsv4_backend.launcher import free_ports
 from dsv4_backend.launcher.control import Control
 
 PROFILES = all_profiles()
 MACHINE = Machine(cpu_memory_bytes=16 * GB)
-H100S = "NVIDIA H100 80GB HBM3, 81559, 0\n"
 
 
 @pytest.fixture(scope="module")
@@ -108,40 +108,6 @@ def test_what_cannot_be_served_is_refused_before_anything_starts(
 ) -> None:
     with pytest.raises(kind, match=message):
         make_plan([], environment, MACHINE, places).engine_settings(MACHINE)
-
-
-def test_codes_of_exit_tell_the_reasons_apart() -> None:
-    kinds = (SettingError, HardwareError, CacheError, DownloadError, PortError)
-    assert [kind.exit_code for kind in kinds] == [2, 3, 4, 5, 6]
-
-
-def command(name: str, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as the image does."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("NIM_")}
-    paths = os.pathsep.join(path for path in sys.path if path)
-    return subprocess.run(
-        [sys.executable, "-m", "dsv4_nim.main", name, *arguments],
-        env={**kept, "PYTHONPATH": paths, **environment}, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-
-
-def test_the_wrong_gpu_ends_with_code_3_and_one_sentence(tmp_path: Path) -> None:
-    smi = tmp_path / "nvidia-smi"
-    smi.write_text(f"#!/bin/sh\nprintf '{H100S * 8}'\n")
-    smi.chmod(0o755)
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    wanted = next(each for each in PROFILES if each.gpu == "b200" and each.num_gpus == 8)
-    done = command("nim-serve", {"PATH": path, "NIM_MODEL_PROFILE": wanted.name})
-    assert done.returncode == 3
-    assert "needs 8 x B200; this machine has 8 x NVIDIA H100 80GB HBM3" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_a_port_in_use_ends_with_code_6_and_the_variable(ports: dict[str, str]) -> None:
-    with socket.create_server(("127.0.0.1", int(ports["NIM_TRITON_GRPC_PORT"]))):
-        done = command("nim-serve", {**ports, "NIM_SERVER_HOST": "127.0.0.1"})
-    assert done.returncode == 6
-    assert f"NIM_TRITON_GRPC_PORT is {ports['NIM_TRITON_GRPC_PORT']} but that is in use" in done.stderr
 
 
 def test_the_api_port_in_use_is_told_too(ports: dict[str, str], places: Places) -> None:
@@ -298,10 +264,11 @@ def test_a_certificate_that_cannot_be_read_is_told_with_its_variable() -> None:
 
 def test_the_gateway_gets_ports_name_model_and_origins() -> None:
     environment = {"NIM_SERVER_PORT": "9000", "NIM_CORS_ALLOW_ORIGINS": "https://a, https://b"}
-    arguments = gateway_arguments(resolve(Inputs(environment=environment)), Path("/model"), "mine")
+    arguments = gateway_arguments(resolve(Inputs(environment=environment)), Path("/model"), "mine", "f" * 64)
     text = " ".join(arguments)
     assert "--port 9000 --url 127.0.0.1:8001" in text
-    assert "--checkpoint /model --model-name mine --cors-origin https://a --cors-origin https://b" in text
+    assert f"--checkpoint /model --model-name mine --profile-id {'f' * 64}" in text
+    assert text.endswith("--cors-origin https://a --cors-origin https://b")
 
 
 def test_a_gateway_that_ends_is_started_again_and_stops_when_told(tmp_path: Path) -> None:
@@ -320,6 +287,21 @@ def test_a_gateway_that_ends_is_started_again_and_stops_when_told(tmp_path: Path
 
 def test_a_gateway_that_never_started_stops_at_once() -> None:
     Gateway([], Log("ERROR")).stop()
+
+
+def test_a_gateway_is_waited_for_until_its_port_is_open() -> None:
+    (port,) = free_ports(1)
+    script = f"import socket, time; time.sleep(0.3); held = socket.create_server(('127.0.0.1', {port})); time.sleep(60)"
+    gateway = Gateway([], Log("ERROR"), command=[sys.executable, "-c", script])
+    gateway.start()
+    gateway.wait_open("0.0.0.0", port)
+    gateway.stop()
+
+
+def test_a_gateway_that_never_listens_is_told_with_its_port() -> None:
+    (port,) = free_ports(1)
+    with pytest.raises(LaunchError, match=rf"does not listen on 127.0.0.1:{port} after 0.2 s.*NIM_SERVER_PORT"):
+        Gateway([], Log("ERROR")).wait_open("127.0.0.1", port, timeout_s=0.2)
 
 
 def test_the_log_keeps_its_level_and_writes_json() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from dsv4_nim.catalog import all_profiles
-from image_rig import PORTS, status, stream_chat, wait_for
+from image_rig import PORTS, body_of, status, stream_chat, wait_for
 
 from dsv4_backend.launcher import free_ports
 from dsv4_backend.launcher.process import children_of
@@ -60,6 +61,8 @@ def test_a_container_is_live_then_ready_chats_fits_its_profile_and_drains(runnin
     wait_for(lambda: status(running.api_port, "/v1/health/ready") == 200, 120.0, "the ready probe")
     assert "".join(stream_chat(running.grpc_port, "Hello")).strip()
     assert status(running.api_port, "/v1/metrics") == 200
+    metadata = json.loads(body_of(running.api_port, "/v1/metadata"))
+    assert metadata["selectedModelProfileId"] == all_profiles()[0].id
     assert memory_of(running.process.pid) < all_profiles()[0].needed_bytes
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(60) == 0

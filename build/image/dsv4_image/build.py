@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
 from dsv4_image.base import make_base
-from dsv4_image.context import snapshot
+from dsv4_image.context import fingerprint, snapshot
 from dsv4_image.tools import ImageError, Tools
 from dsv4_image.wheels import collect, server_wheel
 
@@ -19,6 +20,15 @@ CONTAINERFILE, BASE_CONTAINERFILE = "build/Containerfile", "build/image/Containe
 LOCAL_BASE, LOCAL_BUILDER = "localhost/dsv4-base:bookworm", "localhost/dsv4-builder:bookworm"
 CPU_LEAVES_OUT = ("triton",)  # a GB of compiler that only GPU kernels need
 EPOCH = "1700000000"  # the time of every file in the image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """An image that was built: from what (context.fingerprint), its id, and how long it took."""
+
+    key: str
+    image_id: str
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +54,7 @@ class Build:
         return self.folder / "context"
 
     def run(self) -> str:
-        """Build and return the image id. Raises: ImageError."""
+        """Build and return the image id; where nothing changed, the image that is there. Raises: ImageError."""
         self.tools.prepare()
         collect(
             self.root,
@@ -53,8 +63,39 @@ class Build:
             left_out=self.left_out if self.base_image else (*CPU_LEAVES_OUT, *self.left_out),
         )
         snapshot(self.root, self.context)
+        self._revision.write_text(revision(self.root), encoding="ascii")
         base, builder = self._named_base() if self.base_image else self.make_bases()
-        return self.build_app(base, builder)
+        key = fingerprint(self.context, self.tag, self.digest(base), self.digest(builder))
+        made = self.last()
+        if made and made.key == key and made.image_id == self.image_id(self.tag):
+            self.say(f"image {self.tag}: nothing has changed since it was built")
+            return made.image_id
+        started = time.monotonic()
+        made = Made(key=key, image_id=self.build_app(base, builder), seconds=round(time.monotonic() - started, 1))
+        self._record.write_text(json.dumps(asdict(made)), encoding="utf-8")
+        return made.image_id
+
+    def last(self) -> Made | None:
+        """Return how this tag was built last, as far as it is known."""
+        try:
+            return Made(**json.loads(self._record.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def image_id(self, image: str) -> str:
+        """Return the id of an image; empty for one that is not stored here."""
+        if not self._is_there(image):
+            return ""
+        return self.tools.buildah("inspect", "--type=image", "--format={{.FromImageID}}", image)
+
+    @property
+    def _revision(self) -> Path:
+        """The commit of the context: a commit that is made while an image is built is not in it."""
+        return self.folder / "revision"
+
+    @property
+    def _record(self) -> Path:
+        return self.tools.folder / f"{re.sub(r'[^a-z0-9.]+', '-', self.tag)}.json"
 
     def _named_base(self) -> tuple[str, str]:
         """Return the base that was asked for, pulled where it is not here; it is its own builder."""
@@ -72,12 +113,12 @@ class Build:
 
     def build_app(self, base: str, builder: str, tag: str = "") -> str:
         """Build the image from the context on a base and return its id."""
-        options = [*_OPTIONS, "--build-arg", f"BASE_IMAGE={base}", "--build-arg", f"BUILDER_IMAGE={builder}"]
+        options = [*OPTIONS, "--build-arg", f"BASE_IMAGE={base}", "--build-arg", f"BUILDER_IMAGE={builder}"]
         options += ["--build-arg", f"BASE_DIGEST={self.digest(base)}", "--build-arg", f"VERSION={version(self.root)}"]
-        options += ["--build-arg", f"REVISION={revision(self.root)}", "--tag", tag or self.tag]
+        options += ["--build-arg", f"REVISION={self._revision.read_text(encoding='ascii')}", "--tag", tag or self.tag]
         command = ["bud", *options, "-f", str(self.context / CONTAINERFILE), str(self.context)]
         self._timed(f"image {tag or self.tag}", lambda: self.tools.buildah(*command))
-        return self.tools.buildah("inspect", "--type=image", "--format={{.FromImageID}}", tag or self.tag)
+        return self.image_id(tag or self.tag)
 
     def digest(self, image: str) -> str:
         """Return the digest of an image's manifest; empty for one that is not stored here."""
@@ -88,7 +129,7 @@ class Build:
     def _make_base(self, name: str, wheel: Path, *, is_builder: bool) -> None:
         packed = make_base(self.folder, wheel, is_builder=is_builder)
         dockerfile = self.root / BASE_CONTAINERFILE
-        self.tools.buildah("bud", *_OPTIONS, "--tag", name, "-f", str(dockerfile), str(packed.parent))
+        self.tools.buildah("bud", *OPTIONS, "--tag", name, "-f", str(dockerfile), str(packed.parent))
 
     def _is_there(self, name: str) -> bool:
         try:
@@ -103,7 +144,7 @@ class Build:
         self.say(f"{what}: {time.monotonic() - started:.0f} s")
 
 
-_OPTIONS = ("--isolation", "chroot", "--format", "oci", "--layers=false", "--timestamp", EPOCH, "--pull-never")
+OPTIONS = ("--isolation", "chroot", "--format", "oci", "--layers=false", "--timestamp", EPOCH, "--pull-never")
 
 
 def version(root: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -39,6 +40,19 @@ def snapshot(root: Path, target: Path) -> Path:
     for folder in (path for path in target.rglob("*") if path.is_dir()):
         folder.chmod(0o755)
     return target
+
+
+def fingerprint(context: Path, *more: str) -> str:
+    """Return a hash of everything that an image is made from: the files of a context, and what else counts.
+
+    Rule: a wheel counts by its name, which is its pin.
+    """
+    digest = hashlib.sha256("\n".join(more).encode())
+    for path in sorted(path for path in context.rglob("*") if path.is_file()):
+        digest.update(f"\n{path.relative_to(context)} {path.stat().st_mode:o}\n".encode())
+        if path.suffix != ".whl":
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _tracked(root: Path) -> list[str]:

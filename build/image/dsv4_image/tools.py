@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +23,7 @@ cgroup_manager="cgroupfs"
 runtime="runc"
 events_logger="file"
 """
+RUN_FOLDER_CHARACTERS = 50  # podman refuses longer ones: its sockets lie there
 ACCEPT_ALL = {"default": [{"type": "insecureAcceptAnything"}]}
 
 
@@ -72,7 +75,7 @@ class Tools:
         """Run buildah."""
         return self.run(["buildah", *self._storage(), *arguments], timeout_s=timeout_s)
 
-    def podman(self, *arguments: str, timeout_s: float = 600) -> str:
+    def podman(self, *arguments: str, timeout_s: float = 1800) -> str:
         """Run podman."""
         return self.run(self.podman_command(*arguments), timeout_s=timeout_s)
 
@@ -102,4 +105,12 @@ class Tools:
         return folder
 
     def _storage(self) -> list[str]:
-        return ["--root", str(self.folder / "graph"), "--runroot", str(self.folder / "run")]
+        return ["--root", str(self.folder / "graph"), "--runroot", str(self._run_folder())]
+
+    def _run_folder(self) -> Path:
+        """Beside the images, or where that name is too long for podman, under a short name of its own."""
+        beside = self.folder.absolute() / "run"
+        if len(str(beside)) <= RUN_FOLDER_CHARACTERS:
+            return beside
+        name = hashlib.sha256(str(beside).encode()).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"dsv4-run-{name}"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from dsv4_backend.errors import LaunchError
 from dsv4_nim.errors import SettingError
 from dsv4_nim.logs import Log
 from dsv4_nim.resolve import Resolution
@@ -16,6 +20,8 @@ from dsv4_nim.resolve import Resolution
 GATEWAY = "gateway"
 STOP_S = 40.0  # it finishes running answers first
 PAUSE_S = 1.0
+OPEN_S = 120.0
+POLL_S = 0.1
 COMMAND = (sys.executable, "-m", "dsv4_backend.cli", GATEWAY)
 
 
@@ -32,6 +38,19 @@ class Gateway:
     def start(self) -> None:
         """Start it, and again whenever it ends by itself."""
         self._thread.start()
+
+    def wait_open(self, host: str, port: int, *, timeout_s: float = OPEN_S) -> None:
+        """Return when its port takes connections, or it was told to stop. Raises: LaunchError after timeout_s."""
+        address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        deadline = time.monotonic() + timeout_s
+        while not self._is_over.wait(POLL_S):
+            with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=POLL_S):
+                return
+            if time.monotonic() > deadline:
+                raise LaunchError(
+                    f"the gateway does not listen on {host}:{port} after {timeout_s:g} s. Its reason is in the log"
+                    " above; stop what else uses NIM_SERVER_PORT, or set another."
+                )
 
     def stop(self) -> None:
         """Let it finish its answers and end; harmless when it was not started."""
@@ -54,7 +73,7 @@ class Gateway:
                 self._log.error("the gateway ended by itself and is started again")
 
 
-def gateway_arguments(resolution: Resolution, folder: Path, name: str) -> list[str]:
+def gateway_arguments(resolution: Resolution, folder: Path, name: str, profile_id: str) -> list[str]:
     """Return the arguments of `dsv4 gateway`.
 
     Raises: SettingError for what NIM's table has and the gateway has not.
@@ -63,7 +82,7 @@ def gateway_arguments(resolution: Resolution, folder: Path, name: str) -> list[s
     arguments = ["--host", resolution.text("host"), "--port", str(ports["server_port"])]
     arguments += ["--url", f"127.0.0.1:{ports['triton_grpc_port']}"]
     arguments += ["--metrics-url", f"http://127.0.0.1:{ports['triton_metrics_port']}/metrics"]
-    arguments += ["--checkpoint", str(folder), "--model-name", name]
+    arguments += ["--checkpoint", str(folder), "--model-name", name, "--profile-id", profile_id]
     for origin in filter(None, resolution.text("cors_allow_origins").split(",")):
         arguments += ["--cors-origin", origin.strip()]
     mode = resolution.text("ssl_mode")

@@ -102,8 +102,12 @@ class Service:
             def on_ready() -> None:
                 self._first_answer(server, readiness)
                 if gateway:
-                    front.stop()  # the API port is the gateway's from now on, and answers `ready` only since now
+                    front.stop()  # the API port is the gateway's from now on
                     gateway.start()
+                    gateway.wait_open(host, resolution.port("server_port"))
+                readiness.has_answered = True
+                readiness.phase = "draining"
+                self.log.info(f"ready: gRPC {server.grpc_address}, HTTP {server.http_address}")
 
             return Supervisor(server, say=self.log.info).run(on_ready)
 
@@ -173,14 +177,16 @@ class Service:
         if GATEWAY not in COMMANDS:
             yield None
             return
-        gateway = Gateway(gateway_arguments(self.plan.resolution, folder, self.plan.served_name), self.log)
+        plan = self.plan
+        arguments = gateway_arguments(plan.resolution, folder, plan.served_name, plan.profile.id)
+        gateway = Gateway(arguments, self.log)
         try:
             yield gateway
         finally:
             gateway.stop()
 
     def _first_answer(self, server: Server, readiness: Readiness) -> None:
-        """Ready only after a real inference. Raises: LaunchError when there is no answer."""
+        """Try a real inference. Raises: LaunchError when there is no answer."""
         readiness.phase = "waiting for the first answer"
         with (
             Client(server.grpc_address) as client,
@@ -190,9 +196,6 @@ class Service:
         if not finals or finals[-1].finish_reason not in (FinishReason.STOP, FinishReason.LENGTH):
             told = f"{finals[-1].finish_reason.value}: {finals[-1].error}" if finals else "nothing"
             raise LaunchError(f"the first request ended with {told}. Triton's log ends:\n{server.log_tail()}")
-        readiness.has_answered = True
-        readiness.phase = "draining"
-        self.log.info(f"ready: gRPC {server.grpc_address}, HTTP {server.http_address}")
 
 
 def _serves(http_port: int) -> bool:

@@ -83,7 +83,10 @@ NIM_SETTINGS: tuple[Setting, ...] = (
     _port("server_port", ("NIM_SERVER_PORT", "NIM_HTTP_API_PORT"), "--port", 8000, "API port"),
     _port("health_port", ("NIM_HEALTH_PORT",), "--health-port", None, "a listener of its own for the health routes"),
     _port("triton_http_port", ("NIM_HTTP_TRITON_PORT",), "--triton-http-port", 8080, "Triton's HTTP port"),
-    _port("triton_grpc_port", ("NIM_TRITON_GRPC_PORT",), "--triton-grpc-port", 8001, "Triton's gRPC port"),
+    _port(
+        "triton_grpc_port", ("NIM_TRITON_GRPC_PORT", "NIM_GRPC_API_PORT"), "--triton-grpc-port", 8001,
+        "Triton's gRPC port",
+    ),
     _port("triton_metrics_port", ("NIM_TRITON_METRICS_PORT",), "--triton-metrics-port", 8002, "Triton's metrics port"),
     _text("host", "NIM_SERVER_HOST", "--host", "address to listen on", "0.0.0.0"),
     _text("cache_path", "NIM_CACHE_PATH", "--cache-path", "where models are kept", "/opt/nim/.cache"),
@@ -128,7 +131,7 @@ NIM_SETTINGS: tuple[Setting, ...] = (
     _secret("hf_token", "HF_TOKEN", "downloads from Hugging Face only"),
 )  # fmt: skip
 # Set by the operator or the platform for their own use; nothing to warn about.
-IGNORED_NAMES = ("NIM_NAMESPACE", "NIM_MANIFEST_PATH")
+IGNORED_NAMES = ("NIM_NAMESPACE", "NIM_MANIFEST_PATH", "NIM_MPI_ALLOW_RUN_AS_ROOT")
 
 
 ENGINE_KEYS = frozenset(field.name for field in fields(ServingConfig))

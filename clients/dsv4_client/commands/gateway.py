@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8080, metavar="N", help="port (default %(default)s)")
     parser.add_argument("--model-name", action="append", metavar="NAME",
                         help="name that clients may ask for; the first is listed first, * accepts any")  # fmt: skip
+    parser.add_argument("--profile-id", default="", metavar="ID", help="NIM profile that /v1/metadata tells")
     parser.add_argument("--keys", type=Path, metavar="FILE", help="API keys, one a line; without it none is asked for")
     parser.add_argument("--cors-origin", action="append", metavar="ORIGIN", help="let pages of this origin call")
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain (PEM)")
@@ -61,6 +62,7 @@ def read_settings(args: argparse.Namespace) -> GatewaySettings:
         triton_url=args.url,
         triton_metrics_url=args.metrics_url,
         model_names=tuple(args.model_name or ((NANO_NAME,) if args.checkpoint == DEFAULT_CHECKPOINT else ())),
+        profile_id=args.profile_id,
         key_digests=read_keys(args.keys) if args.keys else (),
         cors_origins=tuple(args.cors_origin or ()),
         max_requests=args.max_requests,

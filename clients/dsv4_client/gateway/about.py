@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import urllib.error
 import urllib.request
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ def package_version() -> str:
         return version("dsv4-triton")
     except PackageNotFoundError:  # run from a source tree
         return "0+source"
+
+
+def read_license() -> str:
+    """Return the licence as the installed package has it, or the source tree; empty where neither does."""
+    found = [Path(__file__).resolve().parents[3] / "LICENSE"]
+    with contextlib.suppress(PackageNotFoundError):
+        whole = distribution("dsv4-triton")
+        found += [Path(str(whole.locate_file(file))) for file in whole.files or () if file.name == "LICENSE"]
+    return next((file.read_text(encoding="utf-8") for file in found if file.is_file()), "")
 
 
 def add_about(router: APIRouter, service: Service) -> None:
@@ -95,13 +105,13 @@ def _add_facts(router: APIRouter, service: Service) -> None:
     @router.get("/v1/metadata", response_model=None)
     async def metadata() -> Response:
         info = {"modelUrl": "", "shortName": name}
-        return JSONResponse({"version": package_version(), "modelInfo": [info], "selectedModelProfileId": "",
+        return JSONResponse({"version": package_version(), "modelInfo": [info],
+                             "selectedModelProfileId": service.settings.profile_id,
                              "licenseInfo": {"name": LICENSE}})  # fmt: skip
 
     @router.get("/v1/license", response_model=None)
     async def license_text() -> Response:
-        file = Path(__file__).resolve().parents[3] / "LICENSE"
-        return JSONResponse({"name": LICENSE, "content": file.read_text(encoding="utf-8") if file.is_file() else ""})
+        return JSONResponse({"name": LICENSE, "content": read_license()})
 
     @router.get("/v1/manifest", response_model=None)
     async def manifest() -> Response:

@@ -14,15 +14,17 @@ class GatewaySettings:
     """Addresses, names and limits.
 
     Units: *_s in seconds, *_bytes in bytes.
-    Rule:  the first of model_names is the one that is listed; "*" among them accepts any name. key_digests are SHA-256
-           of the API keys; none means that no key is asked for. A client that lets max_unsent_events pile up pauses its
-           stream, and is ended after stall_timeout_s of that.
+    Rule:  the first of model_names is the one that is listed; "*" among them accepts any name. profile_id is NIM's,
+           which /v1/metadata tells; empty outside of its container. key_digests are SHA-256 of the API keys; none means
+           that no key is asked for. A client that lets max_unsent_events pile up pauses its stream, and is ended after
+           stall_timeout_s of that.
     """
 
     checkpoint: Path
     triton_url: str = "127.0.0.1:8001"
     triton_metrics_url: str = ""
     model_names: tuple[str, ...] = ()
+    profile_id: str = ""
     key_digests: tuple[bytes, ...] = ()
     cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = 32 * 1024 * 1024
