@@ -15,6 +15,7 @@ COUNTERS = {
     "dsv4_cached_tokens_total": "Prompt tokens found in the prefix cache",
     "dsv4_drafted_tokens_total": "Tokens computed on trial, by drafter {drafter}",
     "dsv4_accepted_tokens_total": "Tokens of them that were right, by drafter {drafter}",
+    "dsv4_draft_rows_total": "Rows with drafts, by drafter {drafter}: 1 + accepted per row is the mean accepted length",
     "dsv4_preemptions_total": "Sequences preempted for want of pages",
     "dsv4_rank_restarts_total": "Times that the ranks were restarted",
 }

@@ -90,11 +90,11 @@ class Serving:
         self.engine = build_engine(way.config(), self.metrics)
         self.engine.start()
 
-    def take_counts(self) -> tuple[float, float]:
-        """Drafted and accepted tokens since the last call."""
-        names = ("dsv4_drafted_tokens_total", "dsv4_accepted_tokens_total")
-        drafted, accepted = (self.metrics.counts.pop(name, 0.0) for name in names)
-        return drafted, accepted
+    def take_counts(self) -> tuple[float, float, float]:
+        """Drafted tokens, accepted ones, and rows that had drafts since the last call."""
+        names = ("dsv4_drafted_tokens_total", "dsv4_accepted_tokens_total", "dsv4_draft_rows_total")
+        drafted, accepted, rows = (self.metrics.counts.pop(name, 0.0) for name in names)
+        return drafted, accepted, rows
 
 
 @contextmanager
@@ -173,14 +173,15 @@ def _columns(rounds: list[list[float]]) -> list[tuple[float, float]]:
 
 
 def _row(serving: Serving, column: tuple[float, float]) -> dict[str, Any]:
-    drafted, accepted = serving.take_counts()
+    drafted, accepted, rows = serving.take_counts()
     tokens = serving.metrics.counts.pop("dsv4_output_tokens_total", 0.0)
     row = {
         "way": serving.way.name,
         "tokens_per_s": round(column[0], 1),
         "ratio": round(column[1], 3),
         "accepted_of_drafted": round(accepted / drafted, 3) if drafted else None,
-        "accepted_length": round(tokens / (tokens - accepted), 3) if tokens > accepted else None,
+        "accepted_length": round(1 + accepted / rows, 3) if rows else None,
+        "tokens_per_step": round(tokens / (tokens - accepted), 3) if tokens > accepted else None,
     }
     sys.stdout.write(f"{row}\n")
     return row

@@ -120,6 +120,7 @@ class StepLoop:
                 drafter = self._scheduler.drafter
                 self._metrics.count("dsv4_drafted_tokens_total", advance.num_drafted, drafter=drafter)
                 self._metrics.count("dsv4_accepted_tokens_total", advance.num_accepted, drafter=drafter)
+                self._metrics.count("dsv4_draft_rows_total", drafter=drafter)
             reason = stream.take(outcome.token_ids, outcome.logprobs, now_s)
             if reason is not None:
                 self._end(stream, reason)

@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from dsv4_backend.config.model import PAGE_TOKENS
 from dsv4_backend.kv.prefix import KeyedTokens
 
-MAX_TURN_EDGES = 4  # of the newest turns: what is edited or asked anew is mostly near the end
+NEWEST_TURNS = 4  # what is edited or asked anew is mostly near the end
 
 
 def turn_edges(token_ids: Sequence[int], turn_id: int | None) -> frozenset[int]:
-    """Return the page edges before the newest turns of a conversation; none where no token begins a turn."""
-    edges: set[int] = set()
-    for position in range(len(token_ids) - 1, PAGE_TOKENS - 1, -1):
-        if token_ids[position] == turn_id:
-            edges.add(position // PAGE_TOKENS * PAGE_TOKENS)
-            if len(edges) == MAX_TURN_EDGES:
-                break
-    return frozenset(edges)
+    """Return the page edges before the first turn of a conversation, and before its newest ones.
+
+    Rule: what stands before the first turn, a system prompt with tools, is what other conversations share. There are
+          no edges where no token begins a turn.
+    """
+    turns = [position for position, token_id in enumerate(token_ids) if token_id == turn_id]
+    edges = [position // PAGE_TOKENS * PAGE_TOKENS for position in turns]
+    newest = sorted({edge for edge in edges if edge})[-NEWEST_TURNS:]
+    return frozenset([*edges[:1], *newest]) - {0}
 
 
 def kept_edge(leader: KeyedTokens, follower: KeyedTokens, interval_tokens: int) -> int:

@@ -14,6 +14,7 @@ from dsv4_backend.scheduler.queue import STARVATION_S
 from dsv4_backend.scheduler.reasoning import ReasoningBudget, ThinkTokens
 from dsv4_backend.scheduler.scheduler import Scheduler
 from dsv4_backend.scheduler.sequence import Sequence
+from dsv4_backend.scheduler.sharing import turn_edges
 
 
 def _sequence(
@@ -226,6 +227,13 @@ def test_a_conversation_edited_at_a_turn_goes_on_from_the_page_before_that_turn(
     scheduler.add(edited)
     _step(scheduler)
     assert edited.num_shared == turn // 128 * 128
+
+
+def test_edges_stand_before_the_first_turn_and_the_newest_ones() -> None:
+    turns = (130, 300, 400, 700, 701, 1000, 1100)
+    tokens = [9 if position in turns else 5 for position in range(1200)]
+    assert turn_edges(tokens, 9) == {128, 384, 640, 896, 1024}
+    assert turn_edges(tokens[:130], 9) == turn_edges(tokens, None) == turn_edges([9] * 100, 9) == frozenset()
 
 
 class SchedulerMachine(RuleBasedStateMachine):

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from dsv4_backend.config import LayerKind, LayerSpec, ModelConfig
-from nano_train import fast
+from nano_train import fast, stacked
 from nano_train.attend import View, attend
 from nano_train.batch import EntryGeometry
 from nano_train.indexer import Indexer
 from nano_train.numerics import Rounding
-from nano_train.row import Row
+from nano_train.row import Row, Turn
 from nano_train.weights import Weights
 
 
@@ -49,16 +49,14 @@ class Attention:
         return self._output(fast.rotate(out, at.cos, -at.sin)), loss
 
     def _attend(self, x: Tensor, latent: Tensor, query: Tensor, kv: Tensor, row: Row) -> tuple[Tensor, Tensor | None]:
+        if row.stacked is not None or not fast.is_native(x):
+            return self._attend_stacked(x, latent, query, kv, row)
         sink, masks = self._weight("attn_sink"), row.geometry.window_masks
         if row.entries is None or row.at_entries is None:
             none = kv.new_empty(0, kv.shape[1])
             view = View(row.geometry.window, ((0, 0),) * len(masks), tuple(masks))
             return attend(query, kv, none, sink, view)[0], None
-        entries = compress(x, self.weights, f"{self.prefix}.compressor", row.entries)
-        turn = row.at_entries
-        norm = self._weight("compressor.norm.weight")
-        entries = fast.norm_rotate(entries, norm, turn.cos, turn.sin, self.config.norm_eps)
-        entries = self.rounding.entry(entries, self.config.rope_dim)
+        entries = self._entries(x, row.entries, row.at_entries)
         seen, indexer = row.entries.masks, None
         if self.spec.kind is LayerKind.CSA:
             indexer = self._indexer(x, latent, row)
@@ -68,6 +66,31 @@ class Attention:
         if indexer is None or not row.index.trained_chunks:
             return out, None
         return out, indexer.loss(query.detach(), entries.detach(), normaliser, row)
+
+    def _attend_stacked(
+        self, x: Tensor, latent: Tensor, query: Tensor, kv: Tensor, row: Row
+    ) -> tuple[Tensor, Tensor | None]:
+        """All chunks at once."""
+        sink, seen = self._weight("attn_sink"), row.stacked
+        if row.entries is None or row.at_entries is None or seen is None:
+            return stacked.attend(query, kv, None, sink, row.geometry, None)[0], None
+        entries = self._entries(x, row.entries, row.at_entries)
+        if self.spec.kind is not LayerKind.CSA:
+            return stacked.attend(query, kv, entries, sink, row.geometry, seen)[0], None
+        indexer = self._indexer(x, latent, row)
+        chosen = seen if row.index.is_dense else stacked.chosen(indexer, seen)
+        out, normaliser = stacked.attend(query, kv, entries, sink, row.geometry, chosen)
+        if not row.index.trained_chunks:
+            return out, None
+        trained = row.index.trained_chunks
+        return out, stacked.index_loss(indexer, query.detach(), entries.detach(), normaliser, seen, trained)
+
+    def _entries(self, x: Tensor, geometry: EntryGeometry, at: Turn) -> Tensor:
+        """Compressed entries as they are attended to. Shapes: returns [C, c]."""
+        entries = compress(x, self.weights, f"{self.prefix}.compressor", geometry)
+        norm = self._weight("compressor.norm.weight")
+        entries = fast.norm_rotate(entries, norm, at.cos, at.sin, self.config.norm_eps)
+        return self.rounding.entry(entries, self.config.rope_dim)
 
     def _indexer(self, x: Tensor, latent: Tensor, row: Row) -> Indexer:
         """Build the indexer on inputs that pass no gradient on."""

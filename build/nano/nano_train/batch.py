@@ -6,7 +6,8 @@ Document ─ pack ─► Batch ─ geometry ─► Geometry     (integers only; 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from nano_train.config import ALIGNMENT, CHUNK
 
 NO_DOCUMENT = -1
+T = TypeVar("T", bound=Any)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,10 @@ class Batch:
     is_target: Tensor
     is_prompt: Tensor
     starts: tuple[int, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """The row on a device."""
+        return moved(self, device)
 
     @property
     def num_tokens(self) -> int:
@@ -75,6 +81,17 @@ class Geometry:
     window: int
     window_masks: Tensor
     entries: dict[int, EntryGeometry]
+
+    def to(self, device: torch.device) -> Geometry:
+        """What the stacked operators need of it, on a device."""
+        entries = {ratio: moved(item, device) for ratio, item in self.entries.items()}
+        return replace(moved(self, device), entries=entries)
+
+
+def moved(item: T, device: torch.device) -> T:
+    """A copy of a dataclass with its tensors on a device."""
+    tensors = {field.name: getattr(item, field.name) for field in fields(item)}
+    return replace(item, **{name: value.to(device) for name, value in tensors.items() if isinstance(value, Tensor)})
 
 
 def pack(documents: Sequence[Document], num_tokens: int, pad_id: int) -> Batch:

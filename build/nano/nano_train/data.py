@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 
+import torch
 from nano_data import Example, Mix, Split, stream
 
 from nano_train.batch import Batch, Document, aligned, pack
+from nano_train.plan import Plan
 
 PAD_ID = 2
 ROW_STRIDE = 1 << 16  # numbers of the stream that belong to one row; far more than fit into it
+ROWS_AHEAD = 32
 MAX_MISSES = 6  # examples in a row that did not fit, after which the row is closed
 
 
@@ -27,6 +32,29 @@ def make_row(seed: int, number: int, mix: Mix, num_tokens: int, split: Split = "
     chosen = tuple(_fill(stream(seed, split, mix, start=number * ROW_STRIDE), num_tokens))
     documents = [Document(example.token_ids, example.loss_mask) for example in chosen]
     return Row(pack(documents, num_tokens, PAD_ID), chosen)
+
+
+class RowMaker:
+    """The training rows of a plan, made when they are asked for, or ahead by other processes."""
+
+    def __init__(self, plan: Plan, rows_per_step: int, *, is_ahead: bool) -> None:
+        self._plan, self._rows_per_step = plan, rows_per_step
+        spawned = get_context("spawn")  # a fork of a process that uses a GPU would be broken
+        self._pool = ProcessPoolExecutor(None, spawned, torch.set_num_threads, (1,)) if is_ahead else None
+        self._made: dict[int, Future[Row]] = {}
+
+    def take(self, step: int, number: int) -> Row:
+        """Return row `number`, which belongs to a step."""
+        if self._pool is None:
+            return _make(self._plan, step, number)
+        for later in range(number, number + ROWS_AHEAD):
+            if later not in self._made:
+                self._made[later] = self._pool.submit(_make, self._plan, later // self._rows_per_step, later)
+        return self._made.pop(number).result()
+
+
+def _make(plan: Plan, step: int, number: int) -> Row:
+    return make_row(plan.seed, number, plan.mix(step), plan.tokens(step))
 
 
 def _fill(examples: Iterable[Example], num_tokens: int) -> Iterable[Example]:

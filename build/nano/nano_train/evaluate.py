@@ -81,7 +81,7 @@ def token_hits(run: Pass, streams: Tensor, rows: Tensor, prefix: str, ahead: int
     """Whether the most likely token after each row (or `ahead` further) is the real one."""
     last = run.batch.num_tokens - 1
     rows, targets = rows.clamp(max=last), (rows + ahead).clamp(max=last)
-    return run.logits(streams[rows], prefix).argmax(1) == run.batch.next_ids[targets]
+    return run.logits(streams[rows], prefix).argmax(1).cpu() == run.host.next_ids[targets]
 
 
 def merged(tallies: Sequence[Tally]) -> Tally:

@@ -5,13 +5,22 @@ Rule: saved tensors are contiguous float32; widths and heads come from shapes; N
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
 
+from nano_train import ops
 from nano_train.autograd import Function, Saved, apply
 from nano_train.native import call
 
 Grads = tuple[Tensor | None, ...]
+plain = ContextVar("plain", default=False)
+
+
+def is_native(x: Tensor) -> bool:
+    """Whether the compiled library computes this: on the CPU, unless `plain` asks for torch alone."""
+    return x.device.type == "cpu" and not plain.get()
 
 
 class _NormRotate(Function):
@@ -48,18 +57,24 @@ def _sizes(x: Tensor, cos: Tensor | None) -> tuple[int, int, int, int]:
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """As `ops.rms_norm`."""
+    if not is_native(x):
+        return ops.rms_norm(x, weight, eps)
     y: Tensor = apply(_NormRotate, x, weight, None, None, eps)
     return y
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """As `ops.rotate`."""
+    if not is_native(x):
+        return ops.rotate(x, cos, sin)
     y: Tensor = apply(_NormRotate, x, None, cos, sin, None)
     return y
 
 
 def norm_rotate(x: Tensor, weight: Tensor | None, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
     """As `ops.norm_rotate`."""
+    if not is_native(x):
+        return ops.norm_rotate(x, weight, cos, sin, eps)
     y: Tensor = apply(_NormRotate, x, weight, cos, sin, eps)
     return y
 
@@ -115,6 +130,8 @@ def hyper_read(
     Shapes: streams [T, N, d]; maps: fn, base, scale; returns hidden [T, d], post [T, N], comb [T, N, N], streams.
     Rule:   pass the returned streams to `hyper_mix`, once: their gradient is taken over and changed in place.
     """
+    if not is_native(streams):
+        return *ops.hyper_read(streams, maps, norm_eps, eps, iterations), streams
     hidden, post, comb, same = apply(_HyperRead, streams, *maps, (norm_eps, eps, iterations))
     return hidden, post, comb, same
 
@@ -137,6 +154,8 @@ class _HyperMix(Function):
 
 def hyper_mix(streams: Tensor, y: Tensor, post: Tensor, comb: Tensor) -> Tensor:
     """As `ops.hyper_mix`."""
+    if not is_native(streams):
+        return ops.hyper_mix(streams, y, post, comb)
     out: Tensor = apply(_HyperMix, streams, y, post, comb)
     return out
 
@@ -157,6 +176,8 @@ class _Swiglu(Function):
 
 def swiglu(gate_up: Tensor, limit: float) -> Tensor:
     """As `ops.swiglu` with shares of 1."""
+    if not is_native(gate_up):
+        return ops.swiglu(gate_up, None, limit)
     out: Tensor = apply(_Swiglu, gate_up, limit)
     return out
 

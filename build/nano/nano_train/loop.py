@@ -21,7 +21,7 @@ from dsv4_kernels.ops import OpTable
 
 from dsv4_backend.config import ModelConfig
 from nano_train.config import read_config
-from nano_train.data import make_row
+from nano_train.data import RowMaker, make_row
 from nano_train.evaluate import Tally, merged, tally
 from nano_train.model import Pass
 from nano_train.moe import balanced_bias
@@ -46,6 +46,7 @@ class Run:
     """What all ranks of a run know. Units: steps between evaluations, seconds between saved states.
 
     Rule: a run without a saved state begins with the weights of the checkpoint `begin`, or with random ones.
+          On another device than the CPU there is one rank, for which other processes make the rows ahead.
     """
 
     values: dict[str, object]
@@ -53,6 +54,7 @@ class Run:
     folder: Path
     num_ranks: int
     begin: Path | None = None
+    device: str = "cpu"
     evaluate_steps: int = 200
     evaluate_rows: int = 4
     save_s: float = 180.0
@@ -69,6 +71,7 @@ class Rank:
         self.updater = arena.updater(rank)
         self.kernels: OpTable = bind("cpu")
         self.storages = quantised_names(self.config)
+        self.rows = RowMaker(run.plan, run.num_ranks * run.plan.rows_per_rank, is_ahead=run.device != "cpu")
 
     def train(self, first: int, is_stopping: Callable[[], bool]) -> int:
         """Train from a step until the end or until rank 0 is told to stop; return the next step."""
@@ -104,7 +107,7 @@ class Rank:
         report = torch.zeros(NUM_REPORTED, dtype=torch.float64)
         for part in range(plan.rows_per_rank):
             number = (step * plan.rows_per_rank + part) * self.run.num_ranks + self.rank
-            row = make_row(plan.seed, number, plan.mix(step), plan.tokens(step))
+            row = self.rows.take(step, number)
             phase = IndexPhase(plan.index_chunks(step), plan.is_dense(step))
             weights, rounding = self._numerics(is_rounding=plan.is_rounding(step))
             forward = Pass(self.config, weights, row.batch, rounding, phase)
@@ -127,7 +130,11 @@ class Rank:
             return
         names = [name for name in self.arena.buffers if name.endswith("gate.bias")]
         for index, name in enumerate(names):
-            part = loads[index * self.config.num_experts : (index + 1) * self.config.num_experts].float()
+            part = (
+                loads[index * self.config.num_experts : (index + 1) * self.config.num_experts]
+                .float()
+                .to(self.run.device)
+            )
             bias = self.arena.buffers[name]
             bias.copy_(balanced_bias(bias, part, self.run.plan.balance_rate))
 
@@ -174,7 +181,7 @@ def _reported(found: Losses, forward: Pass, plan: Plan) -> torch.Tensor:
     draft = sum(float(item.detach()) for item in found.drafts) / max(len(found.drafts), 1)
     numbers = [float(found.next_token.detach()), draft, float(found.index.detach()), found.hits[0], found.hits[-1]]
     numbers = [item / plan.rows_per_rank for item in numbers] + [forward.batch.num_tokens, 0.0]
-    loads = torch.cat([forward.loads[name] for name in forward.loads]).to(torch.float64)
+    loads = torch.cat([forward.loads[name] for name in forward.loads]).cpu().to(torch.float64)
     room = torch.zeros(NUM_REPORTED - len(numbers) - len(loads), dtype=torch.float64)
     return torch.cat([torch.tensor(numbers, dtype=torch.float64), loads, room])
 

@@ -44,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--rate", type=float, default=8e-3, help="peak learning rate")
     one.add_argument("--row-tokens", type=int, default=4096, help="tokens per rank and step")
     one.add_argument("--prompt-weight", type=float, default=0.2, help="weight of the prompt's own tokens in the loss")
+    one.add_argument("--device", default="cpu", help="cuda: one rank, many rows at once")
+    one.add_argument("--packed-rows", type=int, default=1, help="rows of a step that are computed as one")
     one.add_argument("--evaluate-steps", type=int, default=100)
     two = commands.add_parser("curves", help="draw the log of a run")
     two.add_argument("out", type=Path)
@@ -64,6 +66,7 @@ def _train(options: argparse.Namespace) -> int:
         peak_rate=options.rate,
         row_tokens=options.row_tokens,
         prompt_weight=options.prompt_weight,
+        packed_rows=options.packed_rows,
     )
     run = Run(
         values=nano_values(VOCAB_SIZE),
@@ -71,6 +74,7 @@ def _train(options: argparse.Namespace) -> int:
         folder=options.folder,
         begin=options.begin,
         num_ranks=options.ranks,
+        device=options.device,
         evaluate_steps=options.evaluate_steps,
     )
     done = train(run)

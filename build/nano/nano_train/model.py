@@ -14,12 +14,12 @@ from torch.nn.functional import linear
 
 from dsv4_backend.config import LayerKind, LayerSpec, ModelConfig, RopeSpec
 from dsv4_backend.model.rope import frequencies, rotation
-from nano_train import fast, ops
+from nano_train import fast, ops, stacked
 from nano_train.attention import Attention
 from nano_train.batch import Batch, geometry
 from nano_train.moe import Rules, route, routed_experts
 from nano_train.numerics import Rounding
-from nano_train.row import IndexPhase, Row, Turn
+from nano_train.row import IndexPhase, Row, Stacked, Turn
 from nano_train.weights import Weights
 
 
@@ -36,7 +36,8 @@ class Pass:
     ) -> None:
         self.config = config
         self.weights = weights
-        self.batch = batch
+        self.device = weights["embed.weight"].device
+        self.host, self.batch = batch, batch.to(self.device)
         self.rounding = rounding or Rounding()
         self.index = index or IndexPhase()
         self.loads: dict[str, Tensor] = {}
@@ -103,7 +104,8 @@ class Pass:
         w13, w2 = self.weights[f"{prefix}.ffn.experts.w13"], self.weights[f"{prefix}.ffn.experts.w2"]
         x = self.rounding.input(x)
         limit = self.config.swiglu_limit
-        routed = routed_experts(x, ids, shares, w13, w2, Rules(limit, self.rounding))
+        experts = routed_experts if fast.is_native(x) else stacked.routed_experts
+        routed = experts(x, ids, shares, w13, w2, Rules(limit, self.rounding))
         w1, w2, w3 = (self.weights[f"{prefix}.ffn.shared_experts.w{part}.weight"] for part in (1, 2, 3))
         hidden = fast.swiglu(linear(x, torch.cat([w1, w3])), limit)
         return routed + linear(self.rounding.input(hidden), w2)
@@ -130,11 +132,16 @@ class Pass:
         return self.rows[key]
 
     def _new_row(self, spec: LayerSpec) -> Row:
-        shared = geometry(self.batch, self.config.window, [spec.ratio])
+        shared = geometry(self.host, self.config.window, [spec.ratio])
         entries = shared.entries.get(spec.ratio)
         table = frequencies(spec.rope, self.config.rope_dim)
-        at_entries = None if entries is None else _turn(table, entries.positions)
-        return Row(self.batch, shared, _turn(table, self.batch.positions), entries, at_entries, self.index)
+        at_entries = None if entries is None else _turn(table, entries.positions).to(self.device)
+        at_tokens = _turn(table, self.host.positions).to(self.device)
+        if fast.is_native(self.weights["embed.weight"]):
+            return Row(self.batch, shared, at_tokens, entries, at_entries, self.index)
+        seen = None if entries is None else Stacked.of(entries).to(self.device)
+        shared = shared.to(self.device)
+        return Row(self.batch, shared, at_tokens, shared.entries.get(spec.ratio), at_entries, self.index, seen)
 
 
 def draft_layer(config: ModelConfig) -> LayerSpec:

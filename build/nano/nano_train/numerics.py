@@ -22,9 +22,10 @@ from nano_train.weights import QUANTISED, Weights
 
 
 def straight_through(x: Tensor, rounded: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the rounded value with the gradient of x."""
+    """Return the rounded value with the gradient of x. The rounding itself is done on the CPU."""
     with torch.no_grad():
-        difference = rounded(x.detach().contiguous()) - x.detach()
+        host = x.detach().contiguous().cpu()
+        difference = (rounded(host) - host).to(x.device)
     return x + difference
 
 

@@ -52,6 +52,17 @@ def hyper_collapse(streams: Tensor, pre: Tensor) -> Tensor:
     return (streams * pre.unsqueeze(2)).sum(dim=1)
 
 
+def hyper_read(
+    streams: Tensor, maps: tuple[Tensor, Tensor, Tensor], norm_eps: float, eps: float, iterations: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Collapse the streams for a sublayer. Shapes: maps: fn, base, scale; returns hidden [T, D], post, comb."""
+    fn, base, scale = maps
+    flat = streams.flatten(1)
+    z = (flat @ fn.T) * (flat.square().mean(1, keepdim=True) + norm_eps).rsqrt()
+    pre, post, comb = hyper_maps(z, base, scale, eps, iterations)
+    return hyper_collapse(streams, pre), post, comb
+
+
 def hyper_mix(streams: Tensor, y: Tensor, post: Tensor, comb: Tensor) -> Tensor:
     """post_k · y + Σ_j comb_jk · streams_j. Shapes: y [T, D]; returns [T, N, D]."""
     return post.unsqueeze(2) * y.unsqueeze(1) + torch.einsum("tjk,tjd->tkd", comb, streams)

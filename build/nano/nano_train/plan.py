@@ -42,7 +42,7 @@ class Plan:
 
     Rule: the first of num_steps steps stands at begin_share, the end at 1.
           The rate rises over warmup_steps, stays, and falls to final_rate over the last decay_share.
-          row_tokens caps the rows of all stages.
+          row_tokens caps the rows of all stages; packed_rows of them lie one after the other in a row of a step.
     """
 
     num_steps: int
@@ -50,6 +50,7 @@ class Plan:
     seed: int = 1
     row_tokens: int = 4096
     rows_per_rank: int = 1
+    packed_rows: int = 1
     peak_rate: float = 8e-3
     final_rate: float = 0.02
     warmup_steps: int = 60
@@ -83,7 +84,7 @@ class Plan:
 
     def tokens(self, step: int) -> int:
         """Tokens of each row of a step."""
-        return min(self.stage(step).row_tokens, self.row_tokens)
+        return min(self.stage(step).row_tokens, self.row_tokens) * self.packed_rows
 
     def mix(self, step: int) -> Mix:
         """What the rows of a step are made of: longer documents in later stages."""

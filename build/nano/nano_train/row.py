@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from nano_train.batch import Batch, EntryGeometry, Geometry
 
@@ -15,6 +17,10 @@ class Turn:
 
     cos: Tensor
     sin: Tensor
+
+    def to(self, device: torch.device) -> Turn:
+        """The angles on a device."""
+        return Turn(self.cos.to(device), self.sin.to(device))
 
     @property
     def inverse(self) -> Turn:
@@ -35,8 +41,34 @@ class IndexPhase:
 
 
 @dataclass(frozen=True, slots=True)
+class Stacked:
+    """What the chunks of a row see of the entries of one ratio.
+
+    Shapes: rows [N, C], entries by number; masks [N, Q, C], 0 or -inf; visible [N, Q].
+    """
+
+    rows: Tensor
+    masks: Tensor
+    visible: Tensor
+
+    def to(self, device: torch.device) -> Stacked:
+        """The same on a device."""
+        return Stacked(self.rows.to(device), self.masks.to(device), self.visible.to(device))
+
+    @classmethod
+    def of(cls, entries: EntryGeometry) -> Stacked:
+        """Pad every chunk to the widest one."""
+        most = max((high - low for low, high in entries.ranges), default=0)
+        lows = torch.tensor([low for low, _ in entries.ranges], device=entries.positions.device)
+        offsets = torch.arange(most, device=lows.device)
+        masks = torch.stack([pad(mask, (0, most - mask.shape[1]), value=float("-inf")) for mask in entries.masks])
+        rows = (lows[:, None] + offsets).clamp(max=max(len(entries.positions) - 1, 0))
+        return cls(rows, masks, torch.stack(entries.visible))
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
-    """What layers with the same roles share on one packed row."""
+    """What layers with the same roles share on one packed row. `stacked`: the entries, without the compiled library."""
 
     batch: Batch
     geometry: Geometry
@@ -44,3 +76,4 @@ class Row:
     entries: EntryGeometry | None = None
     at_entries: Turn | None = None
     index: IndexPhase = IndexPhase()
+    stacked: Stacked | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from threading import BrokenBarrierError
 from typing import Protocol
 
@@ -39,18 +40,19 @@ class Arena:
     buffers: Weights
 
     @classmethod
-    def allocate(cls, weights: Weights, num_ranks: int, num_reported: int) -> Arena:
-        """Copy the weights into shared memory."""
+    def allocate(cls, weights: Weights, num_ranks: int, num_reported: int, device: str = "cpu") -> Arena:
+        """Copy the weights into shared memory, or onto the device of a single rank."""
+        place = _shared if device == "cpu" else partial(torch.Tensor.to, device=device)
         shapes = {name: tensor.shape for name, tensor in weights.items() if not is_buffer(name)}
         total = sum(shape.numel() for shape in shapes.values())
         arena = cls(
             shapes=shapes,
-            values=_shared(torch.zeros(total)),
-            first=_shared(torch.zeros(total)),
-            second=_shared(torch.zeros(total)),
-            gradients=_shared(torch.zeros(num_ranks, total)),
+            values=place(torch.zeros(total)),
+            first=place(torch.zeros(total)),
+            second=place(torch.zeros(total)),
+            gradients=place(torch.zeros(num_ranks, total)),
             report=_shared(torch.zeros(num_ranks, num_reported, dtype=torch.float64)),
-            buffers={name: _shared(tensor.clone()) for name, tensor in weights.items() if is_buffer(name)},
+            buffers={name: place(tensor.clone()) for name, tensor in weights.items() if is_buffer(name)},
         )
         for name, view in arena.views(arena.values).items():
             view.copy_(weights[name].detach())

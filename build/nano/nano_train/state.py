@@ -30,10 +30,10 @@ def save_state(folder: Path, arena: Arena, step: int, values: Mapping[str, objec
         "config": dict(values),
         "plan": dict(plan),
         "names": list(arena.shapes),
-        "values": arena.values,
-        "first": arena.first,
-        "second": arena.second,
-        "buffers": arena.buffers,
+        "values": arena.values.cpu(),
+        "first": arena.first.cpu(),
+        "second": arena.second.cpu(),
+        "buffers": {name: tensor.cpu() for name, tensor in arena.buffers.items()},
     }
     partial = folder / f"{STATE_NAME}.part"
     torch.save(state, partial)

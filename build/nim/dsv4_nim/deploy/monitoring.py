@@ -94,6 +94,10 @@ PANELS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         ("drafted, {{drafter}}", "sum by (drafter) (rate(dsv4_drafted_tokens_total[5m]))"),
         ("accepted, {{drafter}}", "sum by (drafter) (rate(dsv4_accepted_tokens_total[5m]))"),
     )),
+    ("Accepted length", "short", (
+        ("{{drafter}}", "1 + sum by (drafter) (rate(dsv4_accepted_tokens_total[5m]))"
+                        " / sum by (drafter) (rate(dsv4_draft_rows_total[5m]))"),
+    )),
     ("Time to first token", "s", (
         ("p50", quantile(0.5, "dsv4_time_to_first_token_seconds")),
         ("p99", quantile(0.99, "dsv4_time_to_first_token_seconds")),
