@@ -9,6 +9,7 @@ import queue
 import resource
 import shutil
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -47,11 +48,12 @@ class Figures:
         }
 
     def write(self, name: str, command: str) -> None:
-        """Keep them beside the tests, with what produced them."""
+        """Keep them beside the tests, with what produced them, and print them (pytest -s shows it)."""
         path = ROOT / "tests" / "results" / name
         path.parent.mkdir(exist_ok=True)
         record = {"command": command, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), **self.values}
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        sys.stdout.write(f"\n{json.dumps(record, indent=2)}\n")
 
 
 def _children_s() -> float:
