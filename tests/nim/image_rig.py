@@ -102,6 +102,18 @@ def push_measured(build: Build, folder: Path, address: str, figures: Figures) ->
 
 
 @contextmanager
+def empty_store(folder: Path, **variables: str) -> Iterator[Tools]:
+    """Tools that have no image, and leave none: pytest would keep gigabytes of the last runs."""
+    tools = Tools(folder, variables=variables)
+    tools.prepare()
+    try:
+        yield tools
+    finally:
+        tools.podman("rmi", "--all", "--force")
+        shutil.rmtree(tools.run_folder(), ignore_errors=True)
+
+
+@contextmanager
 def registry(folder: Path) -> Iterator[str]:
     """A registry of its own on a free port of loopback; yields host:port."""
     (port,) = free_ports(1)
@@ -124,6 +136,7 @@ def registry(folder: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(10)
+        shutil.rmtree(folder / "registry", ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -112,10 +112,10 @@ class Tools:
         return folder
 
     def _storage(self) -> list[str]:
-        return ["--root", str(self.folder / "graph"), "--runroot", str(self._run_folder())]
+        return ["--root", str(self.folder / "graph"), "--runroot", str(self.run_folder())]
 
-    def _run_folder(self) -> Path:
-        """Beside the images, or where that name is too long for podman, under a short name of its own."""
+    def run_folder(self) -> Path:
+        """Where podman keeps what runs: beside the images, or where that name is too long, under one of its own."""
         beside = self.folder.absolute() / "run"
         if len(str(beside)) <= RUN_FOLDER_CHARACTERS:
             return beside
