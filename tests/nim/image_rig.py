@@ -9,6 +9,7 @@ import queue
 import resource
 import shutil
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -47,11 +48,12 @@ class Figures:
         }
 
     def write(self, name: str, command: str) -> None:
-        """Keep them beside the tests, with what produced them."""
+        """Keep them beside the tests, with what produced them, and print them (pytest -s shows it)."""
         path = ROOT / "tests" / "results" / name
         path.parent.mkdir(exist_ok=True)
         record = {"command": command, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), **self.values}
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        sys.stdout.write(f"\n{json.dumps(record, indent=2)}\n")
 
 
 def _children_s() -> float:
@@ -100,6 +102,18 @@ def push_measured(build: Build, folder: Path, address: str, figures: Figures) ->
 
 
 @contextmanager
+def empty_store(folder: Path, **variables: str) -> Iterator[Tools]:
+    """Tools that have no image, and leave none: pytest would keep gigabytes of the last runs."""
+    tools = Tools(folder, variables=variables)
+    tools.prepare()
+    try:
+        yield tools
+    finally:
+        tools.podman("rmi", "--all", "--force")
+        shutil.rmtree(tools.run_folder(), ignore_errors=True)
+
+
+@contextmanager
 def registry(folder: Path) -> Iterator[str]:
     """A registry of its own on a free port of loopback; yields host:port."""
     (port,) = free_ports(1)
@@ -122,6 +136,7 @@ def registry(folder: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(10)
+        shutil.rmtree(folder / "registry", ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,18 @@ from pathlib import Path
 import pytest
 from dsv4_image.supply import attach_sbom, sign, write_lookaside, write_policy
 from dsv4_image.tools import ImageError, Tools
-from image_rig import Pushed
+from image_rig import Pushed, empty_store
 
 
 def assert_only_signed_is_taken(pushed: Pushed, folder: Path) -> None:
     """Sign with a key of its own, under a policy that takes nothing but signed images of this repository."""
     home = folder / "gnupg"
     home.mkdir(mode=0o700)
-    signing = Tools(folder / "signer", variables={"GNUPGHOME": str(home)})
-    signing.prepare()
+    with empty_store(folder / "signer", GNUPGHOME=str(home)) as signing:
+        _sign_and_try(pushed, signing, folder)
+
+
+def _sign_and_try(pushed: Pushed, signing: Tools, folder: Path) -> None:
     user = "builder@example.org"
     signing.run(["gpg", "--batch", "--passphrase", "", "--quick-gen-key", user, "rsa2048", "sign", "1d"])
     public = folder / "key.asc"

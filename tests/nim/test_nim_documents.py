@@ -110,6 +110,11 @@ def test_a_long_path_of_a_checkout_still_gives_podman_a_short_run_folder(tmp_pat
     assert len(set(folders)) == 2
 
 
+def test_a_tool_that_does_not_end_is_told_with_the_limit(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"`sleep 60 …` has not ended after 0.1 s"):
+        Tools(tmp_path).run(["sleep", "60"], timeout_s=0.1)
+
+
 def test_missing_tools_are_all_named_with_the_package_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from image_rig import (
     Pushed,
     body_of,
     build_measured,
+    empty_store,
     push_measured,
     registry,
     running,
@@ -54,11 +55,10 @@ def pushed(build: Build, figures: Figures, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Tools:
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
     """Tools with no image at all."""
-    tools = Tools(tmp_path_factory.mktemp("empty"))
-    tools.prepare()
-    return tools
+    with empty_store(tmp_path_factory.mktemp("empty")) as tools:
+        yield tools
 
 
 def test_a_pull_by_digest_runs_read_only_chats_and_drains(

@@ -16,11 +16,12 @@ import pytest
 from dsv4_image.build import OPTIONS, Build
 from dsv4_image.supply import attach_sbom, make_sbom
 from dsv4_image.tools import Tools
-from image_rig import ROOT, Figures, Pushed, push_measured, registry, running
+from image_rig import ROOT, Figures, Pushed, empty_store, push_measured, registry, running
 from signing_rig import assert_only_signed_is_taken
 
 pytestmark = pytest.mark.ci
 TAG = "localhost/dsv4-test:tools"
+ASK_RIGHTS = "id -u; grep -E 'CapEff|NoNewPrivs' /proc/1/status; touch /x || true; touch /opt/nim/.cache/y && echo kept"
 # As nim-serve does it: PID 1 handles SIGTERM itself, ends what runs, and exits with 0.
 SERVE = "trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done"
 
@@ -33,13 +34,13 @@ def figures() -> Iterator[Figures]:
 
 
 @pytest.fixture(scope="module")
-def build(figures: Figures, tmp_path_factory: pytest.TempPathFactory) -> Build:
+def build(figures: Figures, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
     folder = tmp_path_factory.mktemp("build")
-    made = Build(root=ROOT, tools=Tools(folder / "store"), tag=TAG)
-    made.tools.prepare()
-    with figures.timing("build"):
-        bud(made, folder / "one", TAG)
-    return made
+    with empty_store(folder / "store") as tools:
+        made = Build(root=ROOT, tools=tools, tag=TAG)
+        with figures.timing("build"):
+            bud(made, folder / "one", TAG)
+        yield made
 
 
 def bud(build: Build, context: Path, tag: str) -> None:
@@ -69,18 +70,19 @@ def test_two_builds_of_the_same_files_have_one_digest_whenever_and_whoever(build
     assert build.digest(f"{TAG}-again") == build.digest(TAG) != ""
 
 
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Tools]:
+    with empty_store(tmp_path / "empty") as tools:
+        yield tools
+
+
 def test_a_pull_by_digest_runs_without_rights_and_stops_with_code_0(
-    pushed: Pushed, figures: Figures, tmp_path: Path
+    pushed: Pushed, empty: Tools, figures: Figures, tmp_path: Path
 ) -> None:
-    empty = Tools(tmp_path / "empty")
-    empty.prepare()
     with figures.timing("pull"):
         empty.podman("pull", "--tls-verify=false", pushed.by_digest)
     with running(empty, pushed.by_digest, tmp_path / "cache", "dsv4-test-tools") as container:
-        script = (
-            "id -u; grep -E 'CapEff|NoNewPrivs' /proc/1/status; touch /x || true; touch /opt/nim/.cache/y && echo kept"
-        )
-        told = empty.podman("exec", container.name, "sh", "-c", script)
+        told = empty.podman("exec", container.name, "sh", "-c", ASK_RIGHTS)
         assert told.splitlines()[0] == "1000"
         assert "CapEff:\t0000000000000000" in told and "NoNewPrivs:\t1" in told
         assert "Read-only file system" in told and "kept" in told

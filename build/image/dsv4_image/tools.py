@@ -24,6 +24,7 @@ runtime="runc"
 events_logger="file"
 """
 RUN_FOLDER_CHARACTERS = 50  # podman refuses longer ones: its sockets lie there
+LIMIT_S = 3 * 3600.0  # a step that hangs; a busy machine needs an hour for a build
 ACCEPT_ALL = {"default": [{"type": "insecureAcceptAnything"}]}
 
 
@@ -55,27 +56,33 @@ class Tools:
         registries = self.folder / "registries.d"
         registries.mkdir(exist_ok=True)
 
-    def run(self, command: Sequence[str], *, timeout_s: float = 1800, is_shown: bool = False) -> str:
+    def run(self, command: Sequence[str], *, timeout_s: float = LIMIT_S, is_shown: bool = False) -> str:
         """Run a tool and return its output. Raises: ImageError with the end of what it said."""
-        done = subprocess.run(
-            list(command),
-            env=self.environment(),
-            stdout=None if is_shown else subprocess.PIPE,
-            stderr=None if is_shown else subprocess.STDOUT,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                list(command),
+                env=self.environment(),
+                stdout=None if is_shown else subprocess.PIPE,
+                stderr=None if is_shown else subprocess.STDOUT,
+                text=True,
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ImageError(
+                f"`{' '.join(command[:3])} …` has not ended after {timeout_s:g} s. Is the machine or its disk busy?"
+                " Run the step again when it is not."
+            ) from error
         if done.returncode:
             told = "\n".join((done.stdout or "").splitlines()[-25:])
             raise ImageError(f"`{' '.join(command[:3])} …` ended with exit code {done.returncode}:\n{told}")
         return (done.stdout or "").strip()
 
-    def buildah(self, *arguments: str, timeout_s: float = 1800) -> str:
+    def buildah(self, *arguments: str, timeout_s: float = LIMIT_S) -> str:
         """Run buildah."""
         return self.run(["buildah", *self._storage(), *arguments], timeout_s=timeout_s)
 
-    def podman(self, *arguments: str, timeout_s: float = 1800) -> str:
+    def podman(self, *arguments: str, timeout_s: float = LIMIT_S) -> str:
         """Run podman."""
         return self.run(self.podman_command(*arguments), timeout_s=timeout_s)
 
@@ -83,7 +90,7 @@ class Tools:
         """Return podman's command line, for a caller that starts it by itself."""
         return ["podman", "--cgroup-manager=cgroupfs", "--runtime=runc", *self._storage(), *arguments]
 
-    def skopeo(self, *arguments: str, timeout_s: float = 600) -> str:
+    def skopeo(self, *arguments: str, timeout_s: float = LIMIT_S) -> str:
         """Run skopeo under the policy."""
         options = ["--policy", str(self.policy or self.folder / "policy.json")]
         options += ["--registries.d", str(self.folder / "registries.d")]
@@ -105,10 +112,10 @@ class Tools:
         return folder
 
     def _storage(self) -> list[str]:
-        return ["--root", str(self.folder / "graph"), "--runroot", str(self._run_folder())]
+        return ["--root", str(self.folder / "graph"), "--runroot", str(self.run_folder())]
 
-    def _run_folder(self) -> Path:
-        """Beside the images, or where that name is too long for podman, under a short name of its own."""
+    def run_folder(self) -> Path:
+        """Where podman keeps what runs: beside the images, or where that name is too long, under one of its own."""
         beside = self.folder.absolute() / "run"
         if len(str(beside)) <= RUN_FOLDER_CHARACTERS:
             return beside
