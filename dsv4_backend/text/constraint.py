@@ -85,8 +85,7 @@ def walk_schema(schema: object, path: str = "$") -> Iterator[tuple[str, Mapping[
 def spell_out(schema: object) -> object:
     """Return the schema in words that the library reads rightly.
 
-    Rule: `items` is written where an array leaves it open, because its absence is read as "none". The length of a
-          string becomes a pattern, because a bounded string may hold control characters, which JSON does not allow.
+    Rule: `items` is written where an array leaves it open, because its absence is read as "none".
     """
     return map_schema(schema, _spell_out)
 
@@ -94,11 +93,6 @@ def spell_out(schema: object) -> object:
 def _spell_out(found: dict[str, object]) -> dict[str, object]:
     if "array" in _types(found) and not {"items", "prefixItems"} & found.keys():
         found = {**found, "items": True}
-    low, high = found.get("minLength", 0), found.get("maxLength")
-    is_bounded = "string" in _types(found) and ("minLength" in found or high is not None)
-    if is_bounded and isinstance(low, int) and (high is None or isinstance(high, int)):
-        kept = {name: value for name, value in found.items() if name not in ("minLength", "maxLength")}
-        found = {**kept, "pattern": f"^.{{{low},{'' if high is None else high}}}$"}
     return found
 
 
