@@ -16,7 +16,7 @@ from dsv4_backend.errors import ConstraintError
 from dsv4_backend.grammar.answer import AnswerMatcher
 from dsv4_backend.grammar.matcher import GrammarMatcher
 from dsv4_backend.records import Constraint, ConstraintKind
-from dsv4_backend.text.constraint import check_constraint, spell_out
+from dsv4_backend.text.constraint import MAX_REPEAT, check_constraint, spell_out
 from dsv4_backend.text.vocab import THINK_CLOSE, THINK_OPEN, Vocabulary
 
 # Special tokens that an answer may contain: grammars meet them as text. The others mark turns and are never generated.
@@ -102,5 +102,7 @@ def _grammar_tokens(vocab: Vocabulary) -> list[bytes]:
 def _reason(error: Exception) -> str:
     """Return the library's message without its clock and source line."""
     if "per_rule_fsm_hashes" in str(error):  # a bug of xgrammar 0.2.8, mended after it
-        return "a pattern inside JSON repeats something more than 128 times. Split the repeat, such as x{100}x{100}."
+        return (
+            f"a pattern inside JSON repeats something more than {MAX_REPEAT} times. Split it, such as x{{100}}x{{100}}."
+        )
     return re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", str(error)).strip()

@@ -47,7 +47,7 @@ def try_openclaw(bin_folder: Path, url: str, key: str, model: str, folder: Path)
         return "" if "help" in text.lower() else f"no greeting in: …{text[-900:]}"
 
     def turn(name: str, extra: dict[str, Any]) -> str:
-        asked = ("--message", "Please read the file note.txt.", "--timeout", "500", "--json")
+        asked = ("--message", "Please read the file note.txt.", "--timeout", "400", "--json")
         text, home = openclaw(name, extra, "agent", "--local", "--agent", "main", *asked)
         calls, results = _transcript(home)
         if "read" not in calls or not results:
