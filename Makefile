@@ -15,8 +15,8 @@ SHELL = /bin/bash
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup preflight demo serve gateway chat test test-ci test-full nano nano-eval check format bench validate
-.PHONY: image push run clean
+.PHONY: help setup preflight demo serve gateway chat test test-ci test-full test-agents nano nano-eval check format
+.PHONY: bench validate image push run clean
 
 help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ test-ci: setup ## Heavier tests on the real server
 
 test-full: setup ## The slow tests, alone; their result goes to tests/results/test-full.txt
 	@mkdir -p tests/results; set -o pipefail; $(PYTEST) -m slow -v --color=no 2>&1 | grep -v '^rootdir' | tee tests/results/test-full.txt
+
+test-agents: setup ## openai-node, the NeMo Agent Toolkit and OpenClaw on the real server (npm, network, 1.2 GB in build/cache)
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/agents/main.py
 
 nano: setup ## Train the small bundled model and write its checkpoints (hours; resumes) and figures
 	@cd build/nano && ../../$(BIN)/python -m nano_train.main train --steps $(NANO_STEPS) && ../../$(BIN)/python -m nano_train.main ship

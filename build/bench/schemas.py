@@ -2,7 +2,9 @@
 
 Each is asked at temperature 1.0, once with thinking and once without, of a server with random weights (the worst case:
 the model helps in nothing). Every answer that ends must be valid by jsonschema_rs; answers that end by length are
-counted apart. "free" is the speed of the same server without a schema, "bound" with one, both 64 tokens an answer.
+counted apart. "free" is the speed of the same server without a schema, "bound" with one, both 32 tokens an answer;
+they take turns, because the machine is not ours alone, and each pair gives one ratio. "first_token" is the wait of one
+request alone, without thinking, free and for schemas that were never seen before.
 Figures go to build/bench/results/gateway/schemas.json.
 """
 
@@ -12,6 +14,7 @@ import argparse
 import asyncio
 import json
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,8 +35,10 @@ from dsv4_backend.records import FinishReason  # noqa: E402
 
 MAX_TOKENS = 400
 TOGETHER = 32
-SPEED = 32
-LONG = {"type": "object", "properties": {"a": {"type": "string", "minLength": 2000}}, "required": ["a"]}
+SPEED = 16
+SPEED_TOKENS = 32
+ITEMS = {"type": "array", "items": {"type": "string", "minLength": 4}, "minItems": 100}
+LONG = {"type": "object", "properties": {"a": ITEMS}, "required": ["a"]}
 WORDS = ("red", "green", "blue", "north", "south", "on", "off")
 
 
@@ -152,17 +157,47 @@ async def measure(url: str, checkpoint: Path, args: argparse.Namespace) -> dict[
                 "wrong": wrong[:3],
             }
             sys.stderr.write(f"{name} {found[name]}\n")
-        for name, schema in (("free", None), ("bound", LONG), ("free_again", None), ("bound_again", LONG)):
-            bodies = [{**body_of(schema, is_thinking=False, seed=n), "max_tokens": 64} for n in range(SPEED)]
-            answers, seconds = await play(client, encoder, bodies)
-            found[f"{name}_tokens_per_s"] = round(sum(count for *_, count in answers) / seconds, 1)
+        found["speed"] = await measure_speed(client, encoder, args.rounds)
+        found["first_token"] = await measure_first_token(client, draw)
     return found
+
+
+async def measure_speed(client: AsyncClient, encoder: ChatEncoder, num_rounds: int) -> dict[str, Any]:
+    """Return tokens/s free and bound, and the ratio of each pair of rounds; the first pair only warms up."""
+    speeds: dict[str, list[float]] = {"free": [], "bound": []}
+    for _ in range(num_rounds + 1):
+        for name, schema in (("free", None), ("bound", LONG)):
+            bodies = [{**body_of(schema, is_thinking=False, seed=n), "max_tokens": SPEED_TOKENS} for n in range(SPEED)]
+            answers, seconds = await play(client, encoder, bodies)
+            speeds[name].append(sum(count for *_, count in answers) / seconds)
+    pairs = list(zip(speeds["free"], speeds["bound"], strict=True))[1:]
+    return {
+        "free_tokens_per_s": round(statistics.median(free for free, _ in pairs), 1),
+        "bound_tokens_per_s": round(statistics.median(bound for _, bound in pairs), 1),
+        "bound_to_free": round(statistics.median(bound / free for free, bound in pairs), 3),
+        "ratios": [round(bound / free, 3) for free, bound in pairs],
+    }
+
+
+async def measure_first_token(client: AsyncClient, draw: random.Random) -> dict[str, float]:
+    """Return the median wait for a first token in ms, without thinking: free, and with a new schema each time."""
+    waits: dict[str, list[float]] = {"free_ms": [], "new_schema_ms": []}
+    for number in range(10):
+        schema = {**make_schema(draw), "title": f"new {number}"}
+        for name, form in (("free_ms", None), ("new_schema_ms", schema)):
+            started_s = time.monotonic()
+            async for event in client.generate({**body_of(form, is_thinking=False, seed=number), "max_tokens": 2}):
+                if getattr(event, "token_ids", None):
+                    waits[name].append((time.monotonic() - started_s) * 1e3)
+                    break
+    return {name: round(statistics.median(found), 1) for name, found in waits.items()}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5, help="pairs of a free and a bound round")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "random"

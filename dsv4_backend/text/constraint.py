@@ -16,6 +16,7 @@ from dsv4_backend.records import Constraint, ConstraintKind
 
 MAX_CONSTRAINT_BYTES = 262_144
 MAX_SCHEMA_DEPTH = 64
+MAX_REPEAT = 128  # xgrammar 0.2.8 fails on a pattern inside JSON that repeats something more often
 
 _IGNORED = frozenset(
     "uniqueItems contains minContains maxContains not if then else dependentRequired dependentSchemas dependencies"
@@ -85,8 +86,8 @@ def walk_schema(schema: object, path: str = "$") -> Iterator[tuple[str, Mapping[
 def spell_out(schema: object) -> object:
     """Return the schema in words that the library reads rightly.
 
-    Rule: `items` is written where an array leaves it open, because its absence is read as "none". The length of a
-          string becomes a pattern, because a bounded string may hold control characters, which JSON does not allow.
+    Rule: `items` is written where an array leaves it open, because its absence is read as "none". A length of up to
+          MAX_REPEAT becomes a pattern, whose masks are found faster; a longer one cannot be compiled as a pattern.
     """
     return map_schema(schema, _spell_out)
 
@@ -96,7 +97,7 @@ def _spell_out(found: dict[str, object]) -> dict[str, object]:
         found = {**found, "items": True}
     low, high = found.get("minLength", 0), found.get("maxLength")
     is_bounded = "string" in _types(found) and ("minLength" in found or high is not None)
-    if is_bounded and isinstance(low, int) and (high is None or isinstance(high, int)):
+    if is_bounded and all(each is None or (isinstance(each, int) and each <= MAX_REPEAT) for each in (low, high)):
         kept = {name: value for name, value in found.items() if name not in ("minLength", "maxLength")}
         found = {**kept, "pattern": f"^.{{{low},{'' if high is None else high}}}$"}
     return found

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from gateway_rig import Gateway, answering, run_gateway
+from real_rig import Real, run_real
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +23,10 @@ def gateway(shared_gateway: Gateway) -> Gateway:
     shared_gateway.server.script = answering([])
     shared_gateway.server.is_up = True
     return shared_gateway
+
+
+@pytest.fixture(scope="session")
+def real(nano_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
+    """The real server with the bundled model, and a gateway before it."""
+    with run_real(nano_checkpoint, tmp_path_factory.mktemp("keys")) as found:
+        yield found

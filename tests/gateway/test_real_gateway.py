@@ -3,105 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import anthropic
 import httpx2
 import openai
 import pytest
 from gateway_rig import wait_until
 from nano_prompts import questions
-
-from dsv4_backend.launcher import Server, ServerOptions, free_ports
-from tests.conftest import ROOT
+from real_rig import HELLO, KEY, NANO, OFF, PERSON, TOOLS, Real, is_person
 
 pytestmark = [pytest.mark.server, pytest.mark.ci]
-NANO = "dsv4-nano"
-KEY = "key-of-this-test"
-OFF: dict[str, Any] = {"thinking": {"type": "disabled"}}
-HELLO: Any = [{"role": "user", "content": "Hello"}]
-PERSON = {
-    "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer", "minimum": 0, "maximum": 99}},
-    "required": ["name", "age"],
-    "additionalProperties": False,
-}
-TOOLS: Any = [{"type": "function", "function": {"name": "register", "parameters": PERSON}}]
 NAMED: Any = {"type": "function", "function": {"name": "register"}}
 FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}}
 THINKING = pytest.mark.parametrize("extra", [{"max_reasoning_tokens": 40}, OFF], ids=["thinking", "plain"])
-
-
-@dataclass(frozen=True)
-class Real:
-    """A gateway process in front of a server."""
-
-    url: str
-    server: Server
-
-    def openai(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, timeout=60)
-
-    def anthropic(self) -> anthropic.Anthropic:
-        return anthropic.Anthropic(base_url=self.url, api_key=KEY, max_retries=0, timeout=60)
-
-    def metric(self, name: str) -> float:
-        with urllib.request.urlopen(f"http://{self.server.metrics_address}/metrics", timeout=20) as reply:
-            found = re.findall(rf"^{name}(?:\{{[^}}]*\}})? (\S+)$", reply.read().decode(), re.MULTILINE)
-        return sum(map(float, found))
-
-    def is_idle(self) -> bool:
-        """Whether no request runs, and no page belongs to one."""
-        names = ("dsv4_running_requests", "dsv4_waiting_requests", "dsv4_pages_used")
-        return all(self.metric(name) == 0 for name in names)
-
-
-@pytest.fixture(scope="module")
-def real(nano_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
-    keys = tmp_path_factory.mktemp("keys") / "keys"
-    keys.write_text(f"{KEY}\n", encoding="utf-8")
-    settings = {"checkpoint": str(nano_checkpoint), "num_threads": "1"}
-    (port,) = free_ports(1)
-    with Server(ServerOptions(repository=ROOT / "model_repository", settings=settings)) as server:
-        command = [
-            sys.executable,
-            "-m",
-            "dsv4_backend.cli",
-            "gateway",
-            "--url",
-            server.grpc_address,
-            "--port",
-            str(port),
-        ]
-        command += ["--metrics-url", f"http://{server.metrics_address}/metrics", "--keys", str(keys)]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-            found = Real(f"http://127.0.0.1:{port}", server)
-            try:
-                wait_until(lambda: _is_up(found), "the gateway is ready")
-                yield found
-            finally:
-                process.terminate()
-                assert process.wait(40) == 0
-
-
-def _is_up(real: Real) -> bool:
-    try:
-        return httpx2.get(f"{real.url}/v1/health/ready").status_code == 200
-    except httpx2.TransportError:
-        return False
-
-
-def is_person(text: str) -> bool:
-    found = json.loads(text)
-    return set(found) == {"name", "age"} and len(found["name"]) <= 8 and 0 <= found["age"] <= 99
 
 
 def test_a_chat_thinks_and_answers(real: Real) -> None:

@@ -11,6 +11,7 @@ from dsv4_kernels.dispatch import bind
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsv4_backend.chat.answer import forced_tools
 from dsv4_backend.errors import ConstraintError
 from dsv4_backend.grammar import GrammarCompiler, GrammarMatcher
 from dsv4_backend.records import Constraint, ConstraintKind, SamplingParams, SequenceStart
@@ -163,6 +164,7 @@ def test_a_model_of_noise_writes_a_valid_object(compiler: GrammarCompiler, vocab
         (ConstraintKind.GRAMMAR, "root ::= missing", '"missing" is not defined'),
         (ConstraintKind.JSON_SCHEMA, '{"type": "banana"}', "banana"),
         (ConstraintKind.JSON_SCHEMA, '{"type": "array", "uniqueItems": true}', r"at \$: uniqueItems"),
+        (ConstraintKind.JSON_SCHEMA, '{"type": "string", "pattern": "^x{200}$"}', "more than 128 times"),
         (ConstraintKind.STRUCTURAL_TAG, '{"format": {"type": "banana"}}', "banana"),
     ],
 )
@@ -191,3 +193,29 @@ def test_a_bounded_string_is_still_json(
         for text in ("a\0b", "a\tb", "a\x13b", "a\nb", 'a"b', "x" * 6 if "maxLength" in limits else "")
         if admits(text)
     ] == []
+
+
+@pytest.mark.parametrize("limits", [{"maxLength": 600}, {"minLength": 200}, {"minLength": 1, "maxLength": 100_000}])
+def test_a_long_bounded_string_is_compiled(
+    compiler: GrammarCompiler, encoder: TextEncoder, limits: dict[str, int]
+) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": ["string", "null"], **limits}}, "required": ["a"]}
+    matcher = compiler.matcher(schema_constraint(schema))
+    assert walk(matcher, encoder.encode_bare(f'{{"a": "{"word " * 50}"}}')) and matcher.is_completed
+    assert not walk(compiler.matcher(schema_constraint(schema)), encoder.encode_bare('{"a": "tab\t"}'))
+
+
+def test_a_bounded_string_inside_a_tools_argument_is_json(compiler: GrammarCompiler, encoder: TextEncoder) -> None:
+    inner = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 600}}, "required": ["a"]}
+    tools = [{"function": {"name": "f", "parameters": {"type": "object", "properties": {"x": inner}}}}]
+    matcher = compiler.matcher(forced_tools(tools, is_parallel=False, is_open=True))
+    begin = '<｜DSML｜invoke name="f">\n<｜DSML｜parameter name="x" string="false">{"a": "'
+    assert walk(matcher, encoder.encode_bare(begin))
+    assert walk(matcher, encoder.encode_bare("long text " * 20))
+    assert not walk(matcher, encoder.encode_bare("\t"))
+
+
+def test_a_constant_that_looks_like_the_librarys_class_stays(compiler: GrammarCompiler, encoder: TextEncoder) -> None:
+    value = '[^"\\\r\n]'
+    matcher = compiler.matcher(schema_constraint({"const": value}))
+    assert walk(matcher, encoder.encode_bare(json.dumps(value))) and matcher.is_completed
