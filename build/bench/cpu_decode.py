@@ -1,10 +1,11 @@
 """Where a decode step goes on this CPU: python build/bench/cpu_decode.py --folder DIR [--shapes small,large]
 
-For a small and a large random checkpoint (written into DIR unless there) and each number of threads: milliseconds per
-token at batch 1 and tokens per second of 8 streams, prefill of 512 and 4,096 tokens, the time inside the C++ library,
-inside torch and in Python, the weight bytes that a token reads, and the share of this machine's measured read bandwidth
-that they amount to. One thread is timed by its own CPU clock, so that other programs on the machine take no part beyond the
-caches and the memory they share; more threads are timed by the wall. Writes build/bench/results/cpu/NAME.json.
+For a small and a large random checkpoint (written into DIR, which is named first, unless they are there) and each number
+of threads: milliseconds per token at batch 1 and tokens per second of 8 streams, prefill of 512 and 4,096 tokens, the
+time inside the C++ library, inside torch and in Python, the weight bytes that a token reads, and the share of this
+machine's measured read bandwidth that they amount to.
+One thread is timed by its own CPU clock, so that other programs on the machine take no part beyond the caches and the
+memory they share; more threads are timed by the wall. Writes build/bench/results/cpu/NAME.json.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from dsv4_backend.config import CacheFormat
 from dsv4_backend.model import Transformer
 
 RESULTS = Path(__file__).resolve().parent / "results" / "cpu"
-CONTEXT, STEPS, ROUNDS, STREAMS = 512, 24, 3, 8
+STEPS, ROUNDS, STREAMS = 24, 3, 8
 
 
 def now() -> float:
@@ -97,12 +98,12 @@ def active_bytes(model: Transformer) -> dict[str, int]:
     return {**totals, "total": sum(totals.values())}
 
 
-def decode(model: Transformer, num_streams: int, steps: int) -> list[float]:
-    """Seconds of each decode step after a prompt of CONTEXT tokens per stream."""
-    streams = Streams(model, CONTEXT + steps + 2, num_streams, CacheFormat.FP32)
+def decode(model: Transformer, context: int, num_streams: int, steps: int) -> list[float]:
+    """Seconds of each decode step after a prompt of `context` tokens per stream."""
+    streams = Streams(model, context + steps + 2, num_streams, CacheFormat.FP32)
     chosen = {}
     for each in range(num_streams):
-        chosen[each] = [int(streams.step({each: random_prompt(CONTEXT, each)})[-1].argmax())]
+        chosen[each] = [int(streams.step({each: random_prompt(context, each)})[-1].argmax())]
     seconds = []
     for _ in range(steps):
         started = now()
@@ -122,18 +123,18 @@ def prefill(model: Transformer, count: int, chunk: int = 512) -> float:
     return count / (now() - started)
 
 
-def profile(model: Transformer, steps: int) -> dict[str, Any]:
+def profile(model: Transformer, context: int, steps: int) -> dict[str, Any]:
     """Where a token's time goes: library functions by name, torch operators, and the rest, which is Python."""
     twins = model.ops.linear.__self__  # type: ignore[attr-defined]
-    real = twins._c
-    streams = Streams(model, CONTEXT + 3 * steps + 4, 1, CacheFormat.FP32)
-    token = [int(streams.step({0: random_prompt(CONTEXT, 0)})[-1].argmax())]
-    twins._c = timed = TimedLibrary(real)
+    real = twins.library
+    streams = Streams(model, context + 3 * steps + 4, 1, CacheFormat.FP32)
+    token = [int(streams.step({0: random_prompt(context, 0)})[-1].argmax())]
+    twins.library = timed = TimedLibrary(real)
     started = now()
     for _ in range(steps):
         streams.step({0: token})
     total = now() - started
-    twins._c = real
+    twins.library = real
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as traced:
         for _ in range(steps):
             streams.step({0: token})
@@ -157,34 +158,34 @@ def median_rate(values: list[float]) -> float:
     return statistics.median(values)
 
 
-def measure(target: Path, threads: int, rounds: int, with_long: bool) -> dict[str, Any]:
+def measure(target: Path, threads: int, args: argparse.Namespace) -> dict[str, Any]:
     """All figures of one checkpoint at one number of threads."""
     torch.set_num_threads(threads)
-    started = now()
+    started, rounds, context = now(), range(args.rounds), args.context
     model = load_model(target)
-    loaded_s = now() - started
-    bandwidth = read_bandwidth()
-    decode(model, 1, 4)
-    alone = [statistics.median(decode(model, 1, STEPS)) for _ in range(rounds)]
-    together = [STREAMS / statistics.median(decode(model, STREAMS, STEPS // 2)) for _ in range(rounds)]
-    short = [prefill(model, 512) for _ in range(rounds)]
-    long = prefill(model, 4096) if with_long else 0.0
-    ms, read = 1e3 * median_rate(alone), active_bytes(model)
-    return {
+    loaded_s, bandwidth = now() - started, read_bandwidth()
+    decode(model, context, 1, 4)
+    alone = [1e3 * statistics.median(decode(model, context, 1, STEPS)) for _ in rounds]
+    ms, read = statistics.median(alone), active_bytes(model)
+    figures: dict[str, Any] = {
         "threads": threads,
         "clock": "thread CPU time" if threads == 1 else "wall",
         "load_s": round(loaded_s, 2),
         "decode_ms_per_token": round(ms, 3),
         "decode_tokens_per_s": round(1e3 / ms, 1),
-        "decode_rounds_ms": [round(1e3 * value, 3) for value in alone],
-        "decode_8_streams_tokens_per_s": round(median_rate(together), 1),
-        "prefill_512_tokens_per_s": round(median_rate(short), 1),
-        "prefill_4096_tokens_per_s": round(long, 1),
+        "decode_rounds_ms": [round(value, 3) for value in alone],
         "active_bytes_per_token": read,
         "read_bandwidth_gb_per_s": round(bandwidth / 1e9, 2),
         "share_of_bandwidth": round(read["total"] / (ms / 1e3) / bandwidth, 3),
-        "profile": profile(model, STEPS),
+        "profile": profile(model, context, STEPS),
     }
+    if not args.decode_only:
+        together = [STREAMS / statistics.median(decode(model, context, STREAMS, STEPS // 2)) for _ in rounds]
+        figures["decode_8_streams_tokens_per_s"] = round(statistics.median(together), 1)
+        figures["prefill_512_tokens_per_s"] = round(statistics.median(prefill(model, 512) for _ in rounds), 1)
+    if args.long:
+        figures["prefill_4096_tokens_per_s"] = round(prefill(model, 4096), 1)
+    return figures
 
 
 def hardware() -> dict[str, Any]:
@@ -212,14 +213,15 @@ def main() -> int:
     parser.add_argument("--shapes", default="small,large")
     parser.add_argument("--threads", default="1")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--context", type=int, default=512, help="tokens before the measured ones")
+    parser.add_argument("--decode-only", action="store_true", help="neither 8 streams nor prefill")
     parser.add_argument("--long", action="store_true", help="prefill of 4,096 tokens as well")
     parser.add_argument("--name", default="decode", help="of the result file")
     args = parser.parse_args()
-    shown = f"--shapes {args.shapes} --threads {args.threads} --rounds {args.rounds} --name {args.name}" + " --long" * args.long
     record: dict[str, Any] = {
-        "command": f"python build/bench/cpu_decode.py --folder DIR {shown}",
+        "command": f"python build/bench/cpu_decode.py --folder DIR {' '.join(sys.argv[3:])}",
         "hardware": hardware(),
-        "context_tokens": CONTEXT,
+        "context_tokens": args.context,
         "checkpoints": {},
     }
     for name in args.shapes.split(","):
@@ -227,7 +229,7 @@ def main() -> int:
         record["checkpoints"][name] = {
             "parameters": num_parameters(target),
             "stored_bytes": stored_bytes(target),
-            "runs": [measure(target, int(count), args.rounds, args.long) for count in args.threads.split(",")],
+            "runs": [measure(target, int(count), args) for count in args.threads.split(",")],
         }
     RESULTS.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=1) + "\n"

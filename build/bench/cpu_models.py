@@ -20,8 +20,9 @@ sys.path.insert(0, str(HERE.parent))
 from random_checkpoint import config_values  # noqa: E402 - build/ is no package
 
 from dsv4_backend.checkpoint.load import Checkpoint  # noqa: E402
+from dsv4_backend.checkpoint.names import model_weights  # noqa: E402
 from dsv4_backend.checkpoint.write import LayoutName, WriteOptions, with_layout, write_checkpoint  # noqa: E402
-from dsv4_backend.config import CacheFormat  # noqa: E402
+from dsv4_backend.config import CacheFormat, ServingConfig  # noqa: E402
 from dsv4_backend.kv.layout import KINDS, make_layout  # noqa: E402
 from dsv4_backend.kv.manager import CacheManager, CacheRules  # noqa: E402
 from dsv4_backend.model import StepInputs, Transformer  # noqa: E402
@@ -85,16 +86,12 @@ def stored_bytes(target: Path) -> int:
 
 def num_parameters(target: Path) -> int:
     """Elements of every weight of the checkpoint."""
-    from dsv4_backend.checkpoint.names import model_weights  # beside its only user
-
     opened = Checkpoint.open(target)
     return sum(weight.num_parameters for weight in model_weights(opened.config, opened.layout))
 
 
 def load_model(target: Path) -> Transformer:
     """The model on the CPU's table of operators, with the numerics of the settings' default."""
-    from dsv4_backend.config import ServingConfig
-
     opened = Checkpoint.open(target)
     with opened.source() as source:
         model = Transformer.load(opened.config, source, bind("cpu"), ServingConfig(checkpoint=str(target)).numerics)

@@ -10,7 +10,7 @@ from dsv4_kernels.errors import BuildError
 
 # One letter per argument: p pointer, l long, f float, i int; blanks part inputs, outputs, sizes and threads.
 SIGNATURES = {
-    "dsv4_linear": "ppp llll i",
+    "dsv4_linear": "ppp ll i",
     "dsv4_rms_norm": "ppp llf i",
     "dsv4_rope_rotate": "pppp lll i",
     "dsv4_fp8_round_trip": "pp lll i",
@@ -22,7 +22,7 @@ SIGNATURES = {
     "dsv4_hyper_mix": "pppp p lll i",
     "dsv4_hyper_head": "pppp p lll ff i",
     "dsv4_route": "ppp pp lllf i",
-    "dsv4_moe": "pppp pp pppp lllll fi i",
+    "dsv4_moe": "pppp pp pppp lll fi i",
     "dsv4_compress_fold": "ppppppp p ll i",
     "dsv4_pack_rows": "p p lllll i",
     "dsv4_index_select": "ppppp p lllll i",
