@@ -1,7 +1,7 @@
 """Where a decode step goes on this CPU: python build/bench/cpu_decode.py --folder DIR [--shapes small,large]
 
-For a small and a large random checkpoint (written into DIR, which is named first, unless they are there) and each number
-of threads: milliseconds per token at batch 1 and tokens per second of 8 streams, prefill of 512 and 4,096 tokens, the
+For a small and a large random checkpoint (written into DIR, named first, unless they are there) and each number of
+threads: milliseconds per token at batch 1 and tokens per second of 8 streams, prefill of 512 and 4,096 tokens, the
 time inside the C++ library, inside torch and in Python, the weight bytes that a token reads, and the share of this
 machine's measured read bandwidth that they amount to.
 One thread is timed by its own CPU clock, so that other programs on the machine take no part beyond the caches and the

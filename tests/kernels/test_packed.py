@@ -1,4 +1,4 @@
-"""Packed weights: nothing is lost, every bit of a product is that of the float32 weight, and FP4 experts in integers."""
+"""Packed weights lose nothing: a product has the bits of the float32 weight; FP4 experts are summed in integers."""
 
 from __future__ import annotations
 

@@ -23,13 +23,26 @@ SIGNATURES = {
     "dsv4_hyper_head": "pppp p lll ff i",
     "dsv4_route": "ppp pp lllf i",
     "dsv4_moe": "pppp pp pppp lll fi i",
+    "dsv4_enter": "ppppp ppp lll ffl i",
+    "dsv4_query": "pppppp pp lll f ii i",
+    "dsv4_keys": "ppppp p ll f ii i",
+    "dsv4_attention_output": "ppppp p llll i i",
+    "dsv4_compress_inputs": "pppp p pp ll i i",
+    "dsv4_feed_forward": "pppp pppppp p ll ff iii i",
     "dsv4_compress_fold": "ppppppp p ll i",
     "dsv4_pack_rows": "p p lllll i",
     "dsv4_index_select": "ppppp p lllll i",
     "dsv4_sparse_attention": "ppppppp p lllll f i",
 }
 TYPES = {"p": c_void_p, "l": c_long, "f": c_float, "i": c_int}
-WITH_STATUS = ("dsv4_route", "dsv4_moe", "dsv4_index_select", "dsv4_sparse_attention")
+WITH_STATUS = (
+    "dsv4_route",
+    "dsv4_moe",
+    "dsv4_feed_forward",
+    "dsv4_compress_inputs",
+    "dsv4_index_select",
+    "dsv4_sparse_attention",
+)
 
 
 def load(path: Path) -> ctypes.CDLL:
