@@ -45,6 +45,7 @@ INLINE f8 halves(const uint8_t* p, bool is_high) {  // eight pairs of bfloat16: 
 
 // Thirty-two columns of BF16, in order.
 struct Bf16Row {
+  static constexpr long BYTES = 64;  // of 32 columns
   const uint8_t* codes;
   __attribute__((always_inline)) void load32(long block, f8* out) const {
     for (int i = 0; i < 4; i++) out[i] = halves(codes + block * 64 + i / 2 * 32, i & 1);
@@ -53,6 +54,7 @@ struct Bf16Row {
 
 // Thirty-two columns of FP8 times 2^-120, without their scale: shifted into bfloat16 pairs.
 struct Fp8Row {
+  static constexpr long BYTES = 32;
   const uint8_t* codes;
   const uint8_t* scales;
   __attribute__((always_inline)) void load32(long block, f8* out) const {
@@ -139,8 +141,12 @@ __attribute__((noinline)) static void dots(const float* const* a, const Row* b, 
   const Row row[N] = {b[I]...};
   const float* x[M];
   for (int m = 0; m < M; m++) x[m] = a[m];
-  for (long block = 0; block < K / BLOCK; block++)
+  // The rows after these lie behind them: asked for now, they are there when their turn comes.
+  const long ahead = N > 1 ? N * (row[N > 1].codes - row[0].codes) : 0;
+  for (long block = 0; block < K / BLOCK; block++) {
+    (__builtin_prefetch(row[I].codes + block * Row::BYTES + ahead), ...);
     (add_block<M>(x, row[I], block, low[I], high[I], std::make_integer_sequence<int, M>()), ...);
+  }
   for (int n = 0; n < N; n++)
     for (int m = 0; m < M; m++) out[m * N + n] = sum(low[n][m], high[n][m]);
 }
