@@ -9,14 +9,16 @@ from dataclasses import dataclass
 
 import torch
 from dsv4_kernels.cache import CacheRows, EntryRows, WindowRows
+from dsv4_kernels.groups import KeyStage, OutputStage, QueryStage
 from dsv4_kernels.ops import OpTable
+from dsv4_kernels.sublayers import sublayers_of
 from torch import Tensor
 
 from dsv4_backend.config import ModelConfig
 from dsv4_backend.model.compressor import Compressor
 from dsv4_backend.model.indexer import EntrySelector, Indexer, visible_entries
 from dsv4_backend.model.numerics import Rounding
-from dsv4_backend.model.rope import Rotation, rotate
+from dsv4_backend.model.rope import Rotation
 from dsv4_backend.model.step import FoldInputs, PoolInputs, StepCache, StepInputs
 from dsv4_backend.model.weights import AttentionWeights
 
@@ -45,6 +47,29 @@ class Attention:
         self.weights = weights
         self.ops = ops
         self.rounding = rounding
+        self.sublayers = sublayers_of(ops)
+        self.query_stage = QueryStage(
+            wq_a=weights.wq_a.weight,
+            norm=weights.q_norm,
+            wq_b=weights.wq_b.weight,
+            num_heads=config.num_heads,
+            eps=config.norm_eps,
+            rounds_a=rounding.rounds(weights.wq_a.format),
+            rounds_b=rounding.rounds(weights.wq_b.format),
+        )
+        self.key_stage = KeyStage(
+            wkv=weights.wkv.weight,
+            norm=weights.kv_norm,
+            eps=config.norm_eps,
+            rounds=rounding.rounds(weights.wkv.format),
+            rounds_entry=rounding.is_trained,
+        )
+        self.output_stage = OutputStage(
+            wo_a=weights.wo_a.weight,
+            wo_b=weights.wo_b.weight,
+            num_groups=config.o_groups,
+            rounds=rounding.rounds(weights.wo_b.format),
+        )
         self.compressor = (
             Compressor(weights.compressor, ops, rounding, config.norm_eps) if weights.compressor is not None else None
         )
@@ -52,10 +77,10 @@ class Attention:
 
     def __call__(self, x: Tensor, step: AttentionStep) -> Tensor:
         """Attend for every token of the step, and keep its keys. Shapes: x [T, d]; returns [T, d]."""
-        q_latent = self._norm(self.rounding.linear(x, self.weights.wq_a), self.weights.q_norm)  # [T, r_q]
-        query = self._query(q_latent, step.at_tokens)  # [T, H, c]
+        at = step.at_tokens
+        q_latent, query = self.sublayers.query(x, self.query_stage, at.cos, at.sin)  # [T, r_q], [T, H, c]
         ring = step.cache.window(self.layer_id)
-        fresh = self.ops.pack_rows(self._window_keys(x, step.at_tokens), ring.spec)
+        fresh = self.ops.pack_rows(self.sublayers.keys(x, self.key_stage, at.cos, at.sin), ring.spec)
         mixed = self.ops.sparse_attention(
             query,
             WindowRows(ring, fresh, step.inputs.window_rows),
@@ -64,25 +89,13 @@ class Attention:
             self.config.head_dim**-0.5,
         )  # [T, H, c]
         ring.insert(step.inputs.ring_rows, fresh, step.inputs.ring_tokens)
-        return self._output(rotate(self.ops, mixed, step.at_tokens, inverse=True))
+        return self.sublayers.output(mixed, self.output_stage, at.cos, at.sin)
 
     def keep(self, x: Tensor, step: AttentionStep) -> None:
         """Keep the keys of the step's tokens, which attend to nothing. Shapes: x [T, d]."""
-        ring = step.cache.window(self.layer_id)
-        fresh = self.ops.pack_rows(self._window_keys(x, step.at_tokens), ring.spec)
+        ring, at = step.cache.window(self.layer_id), step.at_tokens
+        fresh = self.ops.pack_rows(self.sublayers.keys(x, self.key_stage, at.cos, at.sin), ring.spec)
         ring.insert(step.inputs.ring_rows, fresh, step.inputs.ring_tokens)
-
-    def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
-        return self.ops.rms_norm(x, weight, self.config.norm_eps)
-
-    def _query(self, q_latent: Tensor, at: Rotation) -> Tensor:
-        heads = self.rounding.linear(q_latent, self.weights.wq_b).view(-1, self.config.head_dim)  # [T*H, c]
-        heads = self._norm(heads, None).view(-1, self.config.num_heads, self.config.head_dim)
-        return rotate(self.ops, heads, at)
-
-    def _window_keys(self, x: Tensor, at: Rotation) -> Tensor:
-        kv = self._norm(self.rounding.linear(x, self.weights.wkv), self.weights.kv_norm)  # [T, c]
-        return self.rounding.entry(rotate(self.ops, kv, at), self.config.rope_dim)
 
     def _entries(self, x: Tensor, q_latent: Tensor, step: AttentionStep) -> EntryRows | None:
         """Write the entries that close in this step; return what each token attends to."""
@@ -117,12 +130,6 @@ class Attention:
         query = indexer.query(q_latent, step.at_tokens)
         chosen = step.select(self.layer_id, query, indexer.head_weights(x), keys, inputs)
         return entry_rows(chosen, inputs)
-
-    def _output(self, mixed: Tensor) -> Tensor:
-        """Project groups of heads down, then all groups together. Shapes: mixed [T, H, c]; returns [T, d]."""
-        grouped = mixed.reshape(mixed.shape[0], self.config.o_groups, -1)  # [T, G, H/G * c]
-        latent = self.ops.grouped_linear(grouped, self.weights.wo_a.weight)  # [T, G, d_g]
-        return self.rounding.linear(latent.reshape(latent.shape[0], -1), self.weights.wo_b)
 
 
 def entry_rows(chosen: Tensor, inputs: StepInputs) -> Tensor:

@@ -7,7 +7,9 @@ Source: shared facts `deepseek_v4.md` 2.6.
 from __future__ import annotations
 
 import torch
+from dsv4_kernels.groups import CompressStage
 from dsv4_kernels.ops import OpTable
+from dsv4_kernels.sublayers import sublayers_of
 from torch import Tensor
 
 from dsv4_backend.model.numerics import Rounding
@@ -22,7 +24,13 @@ class Compressor:
     def __init__(self, weights: CompressorWeights, ops: OpTable, rounding: Rounding, norm_eps: float) -> None:
         self.weights = weights
         self.ops = ops
-        self.rounding = rounding
+        self.sublayers = sublayers_of(ops)
+        self.stage = CompressStage(
+            wkv=weights.wkv.weight,
+            wgate=weights.wgate.weight,
+            ape=weights.ape,
+            rounds=rounding.rounds(weights.wkv.format),
+        )
         self.norm_eps = norm_eps
 
     def pool(self, x: Tensor, blocks: PoolInputs, ring: Ring, at: Rotation) -> Tensor:
@@ -58,8 +66,7 @@ class Compressor:
 
     def _project(self, x: Tensor, phases: Tensor) -> tuple[Tensor, Tensor]:
         """Values and gates of every token. Shapes: [T, series * w] each."""
-        values = self.rounding.linear(x, self.weights.wkv)
-        return values, self.rounding.linear(x, self.weights.wgate) + self.weights.ape[phases]
+        return self.sublayers.compress_inputs(x, self.stage, phases)
 
     def _finish(self, pooled: Tensor, at: Rotation) -> Tensor:
         if not pooled.shape[0]:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dsv4_kernels.groups import EnterSpec
 from dsv4_kernels.ops import OpTable
+from dsv4_kernels.sublayers import sublayers_of
 from torch import Tensor
 
 from dsv4_backend.config import ModelConfig
@@ -19,6 +21,7 @@ class HyperConnection:
 
     def __init__(self, config: ModelConfig, ops: OpTable) -> None:
         self.ops = ops
+        self.sublayers = sublayers_of(ops)
         self.num_streams = config.hc_mult
         self.norm_eps = config.norm_eps
         self.hc_eps = config.hc_eps
@@ -28,13 +31,22 @@ class HyperConnection:
         """Start all streams as copies of the embedding. Shapes: hidden [T, d]; returns [T, N, d]."""
         return hidden[:, None, :].expand(-1, self.num_streams, -1).contiguous()
 
-    def around(self, streams: Tensor, weights: HyperWeights, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        """Run a sublayer on the collapsed streams and mix its output back in. Shapes: streams [T, N, d]."""
-        pre, post, comb = self.ops.hyper_maps(
-            streams, weights.fn, weights.base, weights.scale, self.norm_eps, self.hc_eps, self.iterations
+    def entry(self, weights: HyperWeights, norm: Tensor) -> EnterSpec:
+        """Return how a sublayer with this norm reads the streams. Shapes: norm [d]."""
+        return EnterSpec(
+            fn=weights.fn,
+            base=weights.base,
+            scale=weights.scale,
+            norm=norm,
+            norm_eps=self.norm_eps,
+            hc_eps=self.hc_eps,
+            iterations=self.iterations,
         )
-        y = sublayer(self.ops.hyper_collapse(streams, pre))  # [T, d]
-        return self.ops.hyper_mix(streams, y, post, comb)
+
+    def around(self, streams: Tensor, entry: EnterSpec, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        """Run a sublayer on the collapsed, normed streams and mix its output back in. Shapes: streams [T, N, d]."""
+        x, post, comb = self.sublayers.enter(streams, entry)
+        return self.ops.hyper_mix(streams, sublayer(x), post, comb)
 
     def join(self, streams: Tensor, weights: HyperWeights) -> Tensor:
         """Collapse the streams before the head. Shapes: returns [T, d]."""

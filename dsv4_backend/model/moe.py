@@ -5,7 +5,9 @@ Source: shared facts `deepseek_v4.md` 2.9.
 
 from __future__ import annotations
 
+from dsv4_kernels.groups import ExpertStage
 from dsv4_kernels.ops import OpTable
+from dsv4_kernels.sublayers import sublayers_of
 from torch import Tensor
 
 from dsv4_backend.config import ModelConfig
@@ -17,35 +19,22 @@ class MixtureOfExperts:
     """One feed-forward sublayer."""
 
     def __init__(self, config: ModelConfig, weights: MoeWeights, ops: OpTable, rounding: Rounding) -> None:
-        self.config = config
         self.weights = weights
-        self.ops = ops
-        self.rounding = rounding
+        self.sublayers = sublayers_of(ops)
+        self.stage = ExpertStage(
+            gate=weights.gate.weight,
+            bias=weights.bias,
+            experts=weights.experts,
+            shared=(weights.w1.weight, weights.w3.weight, weights.w2.weight),
+            num_chosen=config.num_active_experts,
+            scale=config.routed_scale,
+            limit=config.swiglu_limit,
+            rounds=rounding.rounds(weights.expert_format),
+            rounds_shared=rounding.rounds(weights.w1.format),
+            rounds_shared_inner=rounding.rounds(weights.w2.format),
+        )
 
     def __call__(self, x: Tensor, token_ids: Tensor) -> Tensor:
         """Shapes: x [T, d]; token_ids [T], read by hash layers; returns [T, d]."""
-        return self._routed(x, *self._route(x, token_ids)) + self._shared(x)
-
-    def _routed(self, x: Tensor, ids: Tensor, shares: Tensor) -> Tensor:
-        """The chosen experts. The operators round their own inner values; x is rounded here."""
-        stored = self.weights.expert_format
-        x = self.rounding.input(x, stored)
-        limit = self.config.swiglu_limit
-        return self.ops.moe(x, self.weights.experts, ids, shares, limit, self.rounding.rounds(stored))
-
-    def _shared(self, x: Tensor) -> Tensor:
-        w1, w3, w2 = self.weights.w1, self.weights.w3, self.weights.w2
-        x = self.rounding.input(x, w1.format)
-        limit = self.config.swiglu_limit
-        return self.ops.gated_mlp(x, w1.weight, w3.weight, w2.weight, limit, self.rounding.rounds(w2.format))
-
-    def _route(self, x: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Choose experts and their shares. Shapes: returns [T, K] ids and [T, K] weights."""
         fixed = None if self.weights.tid2eid is None else self.weights.tid2eid[token_ids]  # [T, K]
-        return self.ops.route(
-            self.rounding.linear(x, self.weights.gate),
-            self.weights.bias,
-            fixed,
-            self.config.num_active_experts,
-            self.config.routed_scale,
-        )
+        return self.sublayers.feed_forward(x, fixed, self.stage)

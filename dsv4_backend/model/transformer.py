@@ -31,22 +31,16 @@ class Layer:
     ) -> None:
         self.spec = config.layers[layer_id]
         self.weights = weights
-        self.ops = ops
-        self.norm_eps = config.norm_eps
         self.hyper = HyperConnection(config, ops)
+        self.enter_attn = self.hyper.entry(weights.hc_attn, weights.attn_norm)
+        self.enter_ffn = self.hyper.entry(weights.hc_ffn, weights.ffn_norm)
         self.attention = Attention(config, layer_id, weights.attn, ops, rounding)
         self.experts = MixtureOfExperts(config, weights.ffn, ops, rounding)
 
     def __call__(self, streams: Tensor, step: AttentionStep) -> Tensor:
         """Shapes: streams [T, N, d], returned alike."""
-        streams = self.hyper.around(streams, self.weights.hc_attn, partial(self._attend, step))
-        return self.hyper.around(streams, self.weights.hc_ffn, partial(self._feed, step.inputs.token_ids))
-
-    def _attend(self, step: AttentionStep, hidden: Tensor) -> Tensor:
-        return self.attention(self.ops.rms_norm(hidden, self.weights.attn_norm, self.norm_eps), step)
-
-    def _feed(self, token_ids: Tensor, hidden: Tensor) -> Tensor:
-        return self.experts(self.ops.rms_norm(hidden, self.weights.ffn_norm, self.norm_eps), token_ids)
+        streams = self.hyper.around(streams, self.enter_attn, partial(self.attention, step=step))
+        return self.hyper.around(streams, self.enter_ffn, partial(self.experts, token_ids=step.inputs.token_ids))
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,11 +198,13 @@ def _moe(config: ModelConfig, source: WeightSource, prefix: str, is_hash_routed:
 
 def _experts(config: ModelConfig, source: WeightSource, prefix: str) -> tuple[ExpertWeights, WeightFormat]:
     """Fill room for every routed expert, one matrix at a time. All of them are stored alike."""
-    experts = ExpertWeights.allocate(config.num_experts, config.hidden_size, config.moe_size)
+    experts: ExpertWeights | None = None
     expert_format = WeightFormat.FP32
     for expert in range(config.num_experts):
         for part in EXPERT_PARTS:
             stored = source.linear(f"{prefix}.{expert}.{part}")
+            if experts is None:
+                expert_format = stored.format
+                experts = ExpertWeights.allocate(config.num_experts, config.hidden_size, config.moe_size, expert_format)
             experts.put(expert, part, stored)
-            expert_format = stored.format
-    return experts, expert_format
+    return experts or ExpertWeights.allocate(0, config.hidden_size, config.moe_size), expert_format

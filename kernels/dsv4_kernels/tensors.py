@@ -1,43 +1,31 @@
 """Weights as they stand in a checkpoint (`QuantTensor`), their exact values, and the forms that operators take.
 
 QuantTensor ─ dequantise ─► float32 [out, in]          bit-exact, chunked: no large temporaries
-            ─ prepare_linear ─► LinearWeight           opaque: dense float32 today, packed FP4/FP8 later
+            ─ prepare_linear ─► LinearWeight           opaque: packed as stored (packing.py), float32 if that is stored
             ─ ExpertWeights.put ─► one expert's slice  allocated once, filled in place
 float32     ─ quantise_* ─► QuantTensor                nearest even, saturating; what the checkpoint writer uses
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from dsv4_kernels import formats
 from dsv4_kernels.errors import FormatError, ShapeError, require
+from dsv4_kernels.packing import FORMATS, PackedMatrices, is_packable
 
-FP8_BLOCK = 128  # rows and columns of one FP8 scale
-MXFP4_GROUP = 32
-NVFP4_GROUP = 16
+WeightFormat = formats.WeightFormat
+PACKED = formats.PACKED
+FP8_BLOCK, MXFP4_GROUP, NVFP4_GROUP = formats.FP8_BLOCK, formats.MXFP4_GROUP, formats.NVFP4_GROUP
 FP8_MAX = 448.0
 FP4_MAX = 6.0
 CHUNK_ELEMENTS = 1 << 20  # dequantising holds at most a few temporaries of this many elements
 
 ExpertPart = Literal["w1", "w2", "w3"]
-
-
-class WeightFormat(str, Enum):
-    """How the elements of a weight are stored."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP8 = "fp8"  # e4m3 with one UE8M0 scale byte per 128x128 block
-    MXFP4 = "mxfp4"  # packed e2m1, one UE8M0 scale byte per 32 columns
-    NVFP4 = "nvfp4"  # packed e2m1, one e4m3 scale per 16 columns, times a float32 scale of the tensor
-
-
-PACKED = (WeightFormat.MXFP4, WeightFormat.NVFP4)
 CODE_TYPE = {
     WeightFormat.FP32: torch.float32,
     WeightFormat.BF16: torch.bfloat16,
@@ -84,57 +72,92 @@ class QuantTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearWeight:
-    """A weight prepared for `linear` and its kin. Its inside belongs to the operators."""
+    """A weight prepared for `linear` and its kin: a float32 matrix, or one packed matrix.
 
-    dense: Tensor  # float32 [N, K], contiguous
+    Shapes: dense float32 [N, K], contiguous.
+    Rule:   exactly one of the two is there. `kept` is what a table of operators made of it once, by the table's name.
+    """
+
+    dense: Tensor | None = None
+    packed: PackedMatrices | None = None
+    kept: dict[str, object] = field(default_factory=dict, compare=False, repr=False)
+
+    def matrix(self) -> Tensor:
+        """Return the weight as float32 [N, K], exact; packed ones are unpacked anew each time."""
+        return self.dense if self.packed is None and self.dense is not None else _unpacked(self.packed, 0)
 
     @property
     def shape(self) -> tuple[int, int]:
         """(out, in)."""
-        return self.dense.shape[0], self.dense.shape[1]
+        if self.packed is not None:
+            return self.packed.shape
+        rows, columns = self.matrix().shape
+        return rows, columns
 
     @property
     def resident_bytes(self) -> int:
         """Bytes held in memory."""
-        return self.dense.nbytes
+        return self.matrix().nbytes if self.packed is None else self.packed.resident_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertWeights:
     """All routed experts of a layer (on this rank), allocated once and filled expert by expert.
 
-    Shapes: w1, w3 [E, inter, hidden]; w2 [E, hidden, inter]; float32, contiguous.
+    Shapes: w1, w3 [E, inter, hidden]; w2 [E, hidden, inter]; float32, contiguous, or packed.
+    Rule:   `kept` as in `LinearWeight`.
     """
 
-    w1: Tensor
-    w2: Tensor
-    w3: Tensor
+    w1: Tensor | PackedMatrices
+    w2: Tensor | PackedMatrices
+    w3: Tensor | PackedMatrices
+    kept: dict[str, object] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def allocate(cls, num_experts: int, hidden: int, inter: int) -> ExpertWeights:
-        """Room for every expert; values are undefined until `put`."""
-        up = (num_experts, inter, hidden)
-        return cls(w1=torch.empty(up), w2=torch.empty(num_experts, hidden, inter), w3=torch.empty(up))
+    def allocate(
+        cls, num_experts: int, hidden: int, inter: int, format: WeightFormat = WeightFormat.FP32
+    ) -> ExpertWeights:
+        """Room for every expert; values are undefined until `put`. Packed room takes matrices of its format only."""
+
+        def room(rows: int, columns: int) -> Tensor | PackedMatrices:
+            if format in FORMATS:
+                return PackedMatrices.allocate(format, num_experts, (rows, columns))
+            return torch.empty(num_experts, rows, columns)
+
+        return cls(w1=room(inter, hidden), w2=room(hidden, inter), w3=room(inter, hidden))
 
     def put(self, expert: int, part: ExpertPart, q: QuantTensor) -> None:
         """Write one projection of one expert.
 
         Raises: ShapeError if the expert does not exist or the matrix has another shape.
         """
-        target: Tensor = {"w1": self.w1, "w2": self.w2, "w3": self.w3}[part]
+        target = self._part(part)
         if not 0 <= expert < self.num_experts:
             raise ShapeError(f"expert {expert} does not exist: this layer holds 0..{self.num_experts - 1}.")
-        dequantise_into(q, target[expert])
+        if isinstance(target, Tensor):
+            dequantise_into(q, target[expert])
+        else:
+            require(q.shape == target.shape, f"target is {list(target.shape)} but the weight is {list(q.shape)}.")
+            target.put(expert, q)
+
+    def matrix(self, expert: int, part: ExpertPart) -> Tensor:
+        """Return one projection as float32, exact. Shapes: [out, in]."""
+        held = self._part(part)
+        return held[expert] if isinstance(held, Tensor) else _unpacked(held, expert)
+
+    def _part(self, part: ExpertPart) -> Tensor | PackedMatrices:
+        return {"w1": self.w1, "w2": self.w2, "w3": self.w3}[part]
 
     @property
     def num_experts(self) -> int:
         """How many experts there is room for."""
-        return self.w1.shape[0]
+        return self.w1.shape[0] if isinstance(self.w1, Tensor) else self.w1.codes.shape[0]
 
     @property
     def resident_bytes(self) -> int:
         """Bytes held in memory."""
-        return self.w1.nbytes + self.w2.nbytes + self.w3.nbytes
+        parts = (self.w1, self.w2, self.w3)
+        return sum(part.nbytes if isinstance(part, Tensor) else part.resident_bytes for part in parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,10 +227,17 @@ def dequantise_into(q: QuantTensor, out: Tensor) -> None:
 
 
 def prepare_linear(q: QuantTensor) -> LinearWeight:
-    """The form that operators take. Copies nothing where a float32 matrix already is that form."""
+    """The form that operators take. Copies nothing where a float32 matrix already is that form.
+
+    Rule: what the twins cannot read packed (`packing.is_packable`) becomes float32.
+    """
     if q.format is WeightFormat.FP32 and q.codes.is_contiguous():
         return LinearWeight(dense=q.codes)
-    return LinearWeight(dense=dequantise(q))
+    if not is_packable(q):
+        return LinearWeight(dense=dequantise(q))
+    packed = PackedMatrices.allocate(q.format, 1, q.shape)
+    packed.put(0, q)
+    return LinearWeight(packed=packed)
 
 
 def power_of_two(scale_bytes: Tensor) -> Tensor:
@@ -303,6 +333,22 @@ def pack_nibbles(codes: Tensor) -> Tensor:
     """Codes [R, K] to bytes [R, K / 2], the even column in the low nibble."""
     pairs = codes.reshape(codes.shape[0], -1, 2)
     return (pairs[:, :, 0] | (pairs[:, :, 1] << 4)).contiguous()
+
+
+def _unpacked(packed: PackedMatrices | None, index: int) -> Tensor:
+    if packed is None:
+        raise FormatError("the weight holds no matrix. Make it with prepare_linear.")
+    codes, scales, global_scale = packed.unpack(index)
+    scale_type = SCALE_TYPE.get(packed.format)
+    return dequantise(
+        QuantTensor(
+            format=packed.format,
+            codes=codes.contiguous().view(CODE_TYPE[packed.format]),
+            scales=None if scales is None or scale_type is None else scales.contiguous().view(scale_type),
+            global_scale=global_scale,
+            shape=packed.shape,
+        )
+    )
 
 
 def _match(what: str, tensor: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> None:

@@ -10,27 +10,28 @@
 #include <immintrin.h>
 #endif
 
+#define INLINE static inline __attribute__((always_inline))
 #define API extern "C" __attribute__((visibility("default")))
 
 namespace lanes {
 
 constexpr long WIDTH = 16;
-typedef float f16 __attribute__((vector_size(64)));
+typedef float f16 __attribute__((vector_size(64), may_alias));
 typedef int32_t i16 __attribute__((vector_size(64)));
-typedef float f8 __attribute__((vector_size(32)));
+typedef float f8 __attribute__((vector_size(32), may_alias));
 
-static inline f16 splat(float v) { return f16{v, v, v, v, v, v, v, v, v, v, v, v, v, v, v, v}; }
+INLINE f16 splat(float v) { return f16{v, v, v, v, v, v, v, v, v, v, v, v, v, v, v, v}; }
 static inline i16 splat_int(int32_t v) { return i16{v, v, v, v, v, v, v, v, v, v, v, v, v, v, v, v}; }
 
-static inline f8 splat8(float v) { return f8{v, v, v, v, v, v, v, v}; }
+INLINE f8 splat8(float v) { return f8{v, v, v, v, v, v, v, v}; }
 
-static inline f8 load8(const float* p) {
+INLINE f8 load8(const float* p) {
   f8 v;
   memcpy(&v, p, sizeof v);
   return v;
 }
 
-static inline f16 load(const float* p) {
+INLINE f16 load(const float* p) {
   f16 v;
   memcpy(&v, p, sizeof v);
   return v;
@@ -57,7 +58,7 @@ template <class F> static inline void for_runs(long n, F f) {
 static inline f16 load_run(const float* p, long n) { return n == WIDTH ? load(p) : load_some(p, n); }
 static inline void store_run(float* p, f16 v, long n) { n == WIDTH ? store(p, v) : store_some(p, v, n); }
 
-static inline f16 fma(f16 a, f16 b, f16 c) {
+INLINE f16 fma(f16 a, f16 b, f16 c) {
 #if defined(__AVX512F__)
   return (f16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__FMA__)
@@ -75,7 +76,7 @@ static inline f16 fma(f16 a, f16 b, f16 c) {
 }
 
 // Eight lanes, for loops that must keep their accumulators in registers where sixteen lanes take two of them.
-static inline f8 fma(f8 a, f8 b, f8 c) {
+INLINE f8 fma(f8 a, f8 b, f8 c) {
 #if defined(__FMA__)
   return (f8)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #elif defined(__FP_FAST_FMAF)
@@ -96,6 +97,16 @@ static inline float sum(f16 v) {
   v += __builtin_shuffle(v, i16{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11});
   v += __builtin_shuffle(v, i16{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13});
   v += __builtin_shuffle(v, i16{1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14});
+  return v[0];
+}
+
+// The same tree over two halves of eight.
+static inline float sum(f8 low, f8 high) {
+  typedef int32_t i8 __attribute__((vector_size(32)));
+  f8 v = low + high;
+  v += __builtin_shuffle(v, i8{4, 5, 6, 7, 0, 1, 2, 3});
+  v += __builtin_shuffle(v, i8{2, 3, 0, 1, 6, 7, 4, 5});
+  v += __builtin_shuffle(v, i8{1, 0, 3, 2, 5, 4, 7, 6});
   return v[0];
 }
 
@@ -126,11 +137,16 @@ static inline f16 exp(f16 x) {
 // The folds over I name every accumulator by a constant, and the tail stands in a function of its own: a call inside
 // would make the compiler keep the accumulators in memory during the loop as well.
 __attribute__((noinline, cold)) static void add_tail(const float* const* a, const float* const* b, int N, int count,
-                                                     long k, long K, f16* acc) {
-  for (int i = 0; i < count; i++)
-    acc[i] = fma(load_some(a[i / N] + k, K - k), load_some(b[i % N] + k, K - k), acc[i]);
+                                                     long k, long K, f8 (*acc)[2]) {
+  for (int i = 0; i < count; i++) {
+    f16 total;
+    memcpy(&total, acc[i], sizeof total);
+    total = fma(load_some(a[i / N] + k, K - k), load_some(b[i % N] + k, K - k), total);
+    memcpy(acc[i], &total, sizeof total);
+  }
 }
 
+#if defined(__AVX512F__)
 template <int M, int N, int... I>
 static inline void dots(const float* const* a, const float* const* b, long K, float* out,
                         std::integer_sequence<int, I...>) {
@@ -143,11 +159,39 @@ static inline void dots(const float* const* a, const float* const* b, long K, fl
     ((acc[I] = fma(x[I / N], y[I % N], acc[I])), ...);
   }
   f16 kept[M * N] = {acc[I]...};
-  if (k < K) add_tail(a, b, N, M * N, k, K, kept);
+  if (k < K) add_tail(a, b, N, M * N, k, K, (f8(*)[2])kept);
   ((out[I] = sum(kept[I])), ...);
 }
+#else
+// The same lanes as two halves: a vector of sixteen would live in memory where registers have eight.
+template <int M, int N, int... I>
+static inline void dots(const float* const* a, const float* const* b, long K, float* out,
+                        std::integer_sequence<int, I...>) {
+  f8 low[M * N] = {(void(I), f8{})...}, high[M * N] = {(void(I), f8{})...};
+  const float *p[M], *q[N];
+  ((I < M ? void(p[I % M] = a[I % M]) : void()), ...);
+  ((I < N ? void(q[I % N] = b[I % N]) : void()), ...);
+  long k = 0;
+  for (; k + WIDTH <= K; k += WIDTH) {
+    f8 y[N];
+    ((I < N ? void(y[I % N] = load8(q[I % N] + k)) : void()), ...);
+    ((low[I] = fma(load8(p[I / N] + k), y[I % N], low[I])), ...);
+    ((I < N ? void(y[I % N] = load8(q[I % N] + k + 8)) : void()), ...);
+    ((high[I] = fma(load8(p[I / N] + k + 8), y[I % N], high[I])), ...);
+  }
+  if (k < K) {
+    f8 kept[M * N][2] = {{low[I], high[I]}...};
+    add_tail(a, b, N, M * N, k, K, kept);
+    ((out[I] = sum(kept[I][0], kept[I][1])), ...);
+  } else {
+    ((out[I] = sum(low[I], high[I])), ...);
+  }
+}
+#endif
 
-template <int M, int N> static inline void dots(const float* const* a, const float* const* b, long K, float* out) {
+// A function of its own: inside a larger one the compiler runs out of registers for the accumulators.
+template <int M, int N>
+__attribute__((noinline)) static void dots(const float* const* a, const float* const* b, long K, float* out) {
   dots<M, N>(a, b, K, out, std::make_integer_sequence<int, M * N>());
 }
 
@@ -158,11 +202,10 @@ static inline float dot(const float* a, const float* b, long K) {
 }
 
 #if defined(__AVX512F__)
-constexpr long BLOCK_ROWS = 4;  // 4 x 4 accumulators fill half of 32 registers
+constexpr long BLOCK_ROWS = 4, BLOCK_COLUMNS = 4;  // 4 x 4 accumulators fill half of 32 registers
 #else
-constexpr long BLOCK_ROWS = 2;
+constexpr long BLOCK_ROWS = 3, BLOCK_COLUMNS = 2;  // 3 x 2 x two halves leave four of 16 registers for the factors
 #endif
-constexpr long BLOCK_COLUMNS = 4;
 
 // All M x N dot products through put(m, n, value), blocked for the registers.
 template <class Put>

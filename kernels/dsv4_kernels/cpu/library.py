@@ -10,7 +10,7 @@ from dsv4_kernels.errors import BuildError
 
 # One letter per argument: p pointer, l long, d double, f float, i int; blanks part inputs, outputs, sizes and threads.
 SIGNATURES = {
-    "dsv4_linear": "ppp llll i",
+    "dsv4_linear": "ppp ll i",
     "dsv4_rms_norm": "ppp llf i",
     "dsv4_rope_rotate": "pppp lll i",
     "dsv4_fp8_round_trip": "pp lll i",
@@ -22,7 +22,13 @@ SIGNATURES = {
     "dsv4_hyper_mix": "pppp p lll i",
     "dsv4_hyper_head": "pppp p lll ff i",
     "dsv4_route": "ppp pp lllf i",
-    "dsv4_moe": "pppp pp pppp lllll fi i",
+    "dsv4_moe": "pppp pp pppp lll fi i",
+    "dsv4_enter": "ppppp ppp lll ffl i",
+    "dsv4_query": "pppppp pp lll f ii i",
+    "dsv4_keys": "ppppp p ll f ii i",
+    "dsv4_attention_output": "ppppp p llll i i",
+    "dsv4_compress_inputs": "pppp p pp ll i i",
+    "dsv4_feed_forward": "pppp pppppp p ll ff iii i",
     "dsv4_compress_fold": "ppppppp p ll i",
     "dsv4_pack_rows": "p p lllll i",
     "dsv4_index_select": "ppppp p lllll i",
@@ -30,7 +36,14 @@ SIGNATURES = {
     "dsv4_sample_tokens": "pppppp p lld i",
 }
 TYPES = {"p": c_void_p, "l": c_long, "d": c_double, "f": c_float, "i": c_int}
-WITH_STATUS = ("dsv4_route", "dsv4_moe", "dsv4_index_select", "dsv4_sparse_attention")
+WITH_STATUS = (
+    "dsv4_route",
+    "dsv4_moe",
+    "dsv4_feed_forward",
+    "dsv4_compress_inputs",
+    "dsv4_index_select",
+    "dsv4_sparse_attention",
+)
 
 
 def load(path: Path) -> ctypes.CDLL:

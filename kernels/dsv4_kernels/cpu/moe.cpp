@@ -1,7 +1,5 @@
 // route and moe.
-#include <algorithm>
-#include <vector>
-#include "rounding.h"
+#include "digits.h"
 
 using namespace lanes;
 
@@ -10,7 +8,7 @@ float score(float logit) {
   return std::sqrt(logit > 20.0f ? logit : std::log1p(std::exp(logit)));
 }
 
-constexpr long TILE_ROWS = 64, TILE_COLUMNS = 32, ROUND_GROUP = 128;
+constexpr long TILE_ROWS = digits::MOST_ROWS, TILE_COLUMNS = packed::MOST_COLUMNS;
 constexpr long ROUTE_WORK = 4096;  // scores: an exponential and a logarithm each
 
 struct Task {
@@ -43,13 +41,42 @@ std::vector<Task> tasks_of(const Order& order, long E, long columns) {
   return tasks;
 }
 
-// One tile of w [columns, K] against the given rows: put(row, column in the tile, value).
-template <class Put>
-void tile(const float* const* rows, long num_rows, const float* w, long first, long columns, long K, Put put) {
-  const float* b[TILE_COLUMNS];
-  for (long n = 0; n < columns; n++) b[n] = w + (first + n) * K;
-  panel(rows, num_rows, b, columns, K, put);
-}
+// Rows to be multiplied with: floats, or the digits of their round trip where the weights are FP4.
+class Rows {
+ public:
+  Rows(const Weight& w, bool has_round_trip, long count)
+      : w_(w), is_split_(has_round_trip && (w.format == packed::MXFP4 || w.format == packed::NVFP4)) {
+    if (is_split_) groups_ = w.columns / digits::group_size(w), split_.resize(count * groups_);
+  }
+
+  // Splits row i, where rows are split.
+  void put(long i, const float* x) {
+    if (is_split_) digits::split_row(x, w_.columns, digits::group_size(w_), split_.data() + i * groups_);
+  }
+
+  bool is_split() const { return is_split_; }
+
+  // Products of the rows numbers[i] (at x + numbers[i] * columns as floats) with a tile of columns of expert e.
+  template <class Put>
+  void multiply(const float* x, const long* numbers, long count, const Weight& w, const Task& task, long columns,
+                std::vector<float>& room, Put put) const {
+    if (is_split_) {
+      const digits::Group* rows[TILE_ROWS];
+      for (long r = 0; r < count; r++) rows[r] = split_.data() + numbers[r] * groups_;
+      digits::products(rows, count, w, task.expert, task.first_column, columns, put);
+    } else {
+      const float* rows[TILE_ROWS];
+      for (long r = 0; r < count; r++) rows[r] = x + numbers[r] * w.columns;
+      packed::products(rows, count, w, task.expert, task.first_column, columns, room, put);
+    }
+  }
+
+ private:
+  const Weight& w_;
+  bool is_split_;
+  long groups_ = 0;
+  std::vector<digits::Group> split_;
+};
 
 // f = silu(min(a, limit)) * clip(b, +-limit) * weight
 f16 gate(f16 a, f16 b, float limit, float weight) {
@@ -85,27 +112,32 @@ API int dsv4_route(const float* logits, const float* bias, const int64_t* fixed,
 }
 
 // hidden and up: scratch [T * K, I]; slots: scratch [T * K, D]. Returns 0, or 1 if an id is no expert.
-API int dsv4_moe(const float* x, const float* w1, const float* w3, const float* w2, const int64_t* ids,
-                 const float* weights, float* y, float* hidden, float* up, float* slots, long T, long K, long E, long D,
-                 long I, float limit, int round_trip, int threads) {
+API int dsv4_moe(const float* x, const Weight* w1, const Weight* w3, const Weight* w2, const int64_t* ids,
+                 const float* weights, float* y, float* hidden, float* up, float* slots, long T, long K, long E,
+                 float limit, int round_trip, int threads) {
+  const long D = w1->columns, I = w1->rows;
   for (long s = 0; s < T * K; s++)
     if (ids[s] >= E) return 1;
   const Order order = by_expert(ids, T * K, E);
   const std::vector<Task> wide = tasks_of(order, E, I), narrow = tasks_of(order, E, D);
   const long num_slots = (long)order.slots.size(), num_wide = (long)wide.size(), num_narrow = (long)narrow.size();
+  Rows inputs(*w1, round_trip, T), inner(*w2, round_trip, T * K);
 #pragma omp parallel num_threads(threads) if (num_slots * D * I > PARALLEL_WORK)
   {
-    const float* rows[TILE_ROWS];
+    long tokens[TILE_ROWS];
+    std::vector<float> room;
+#pragma omp for schedule(static)
+    for (long t = 0; t < T; t++) inputs.put(t, x + t * D);
 #pragma omp for schedule(dynamic, 4)
     for (long i = 0; i < num_wide; i++) {
       const Task& task = wide[i];
       const long* slot = order.slots.data() + task.first_slot;
-      const long first = task.first_column, columns = std::min(TILE_COLUMNS, I - first), size = I * D;
-      for (long r = 0; r < task.num_slots; r++) rows[r] = x + slot[r] / K * D;
-      tile(rows, task.num_slots, w1 + task.expert * size, first, columns, D,
-           [&](long r, long c, float v) { hidden[slot[r] * I + first + c] = v; });
-      tile(rows, task.num_slots, w3 + task.expert * size, first, columns, D,
-           [&](long r, long c, float v) { up[slot[r] * I + first + c] = v; });
+      const long first = task.first_column, columns = std::min(TILE_COLUMNS, I - first);
+      for (long r = 0; r < task.num_slots; r++) tokens[r] = slot[r] / K;
+      inputs.multiply(x, tokens, task.num_slots, *w1, task, columns, room,
+                      [&](long r, long c, float v) { hidden[slot[r] * I + first + c] = v; });
+      inputs.multiply(x, tokens, task.num_slots, *w3, task, columns, room,
+                      [&](long r, long c, float v) { up[slot[r] * I + first + c] = v; });
       for (long r = 0; r < task.num_slots; r++) {
         float *a = hidden + slot[r] * I + first, *b = up + slot[r] * I + first;
         for_runs(columns, [&](long c, long n) {
@@ -117,7 +149,8 @@ API int dsv4_moe(const float* x, const float* w1, const float* w3, const float* 
 #pragma omp for schedule(static)
       for (long i = 0; i < num_slots; i++) {
         float* row = hidden + order.slots[i] * I;
-        rounding::fp8_row(row, row, I, ROUND_GROUP);
+        if (inner.is_split()) inner.put(order.slots[i], row);
+        else rounding::fp8_row(row, row, I, digits::ROUND_GROUP);
       }
     }
 #pragma omp for schedule(dynamic, 4)
@@ -125,9 +158,8 @@ API int dsv4_moe(const float* x, const float* w1, const float* w3, const float* 
       const Task& task = narrow[i];
       const long* slot = order.slots.data() + task.first_slot;
       const long first = task.first_column, columns = std::min(TILE_COLUMNS, D - first);
-      for (long r = 0; r < task.num_slots; r++) rows[r] = hidden + slot[r] * I;
-      tile(rows, task.num_slots, w2 + task.expert * D * I, first, columns, I,
-           [&](long r, long c, float v) { slots[slot[r] * D + first + c] = v; });
+      inner.multiply(hidden, slot, task.num_slots, *w2, task, columns, room,
+                     [&](long r, long c, float v) { slots[slot[r] * D + first + c] = v; });
     }
 #pragma omp for schedule(static)
     for (long t = 0; t < T; t++) {

@@ -23,8 +23,13 @@ static inline int32_t scale_exponent(float amax, float largest) {
 }
 
 static inline float group_amax(const float* x, long n) {
+  lanes::i16 most{};  // the bits of magnitudes are in the order of the magnitudes
+  lanes::for_runs(n, [&](long i, long count) {
+    const lanes::i16 bits = (lanes::i16)lanes::load_run(x + i, count) & lanes::splat_int(0x7FFFFFFF);
+    most = bits > most && bits <= lanes::splat_int(0x7F800000) ? bits : most;  // what is no number does not count
+  });
   float amax = 0.0f;
-  for (long i = 0; i < n; i++) amax = std::fabs(x[i]) > amax ? std::fabs(x[i]) : amax;
+  for (int i = 0; i < lanes::WIDTH; i++) amax = float_of((uint32_t)most[i]) > amax ? float_of((uint32_t)most[i]) : amax;
   return amax;
 }
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dsv4_kernels.cache import CacheRows, EntryRows, WindowRows
+from dsv4_kernels.cpu import weights as descriptors
 from dsv4_kernels.errors import ShapeError, require
 from dsv4_kernels.reference.cache import pack_rows
 from dsv4_kernels.rows import RowFormat, RowSpec
@@ -63,29 +64,30 @@ class CpuOps:
     """One method per operator of `OpTable`. Threads: as many as torch uses in the calling thread."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self._c = library
+        self.library = library
 
     def linear(self, x: Tensor, weight: LinearWeight) -> Tensor:
         """As `ops.Linear`."""
         x = _f32(x, 2)
-        n, k = weight.shape
+        held = descriptors.of_linear(weight)
+        n, k = held.rows, held.columns
         tokens = x.shape[0]
         require(x.shape[1] == k, f"x has {x.shape[1]} channels but the weight takes {k}.")
         y = torch.empty(tokens, n)
-        self._c.dsv4_linear(
-            x.data_ptr(), weight.dense.data_ptr(), y.data_ptr(), tokens, 1, n, k, torch.get_num_threads()
-        )
+        self.library.dsv4_linear(x.data_ptr(), ctypes.byref(held), y.data_ptr(), tokens, 1, torch.get_num_threads())
         return y
 
     def grouped_linear(self, x: Tensor, weight: LinearWeight) -> Tensor:
         """As `ops.GroupedLinear`."""
         x = _f32(x, 3)
-        rows, k = weight.shape
+        held = descriptors.of_linear(weight)
+        rows, k = held.rows, held.columns
         tokens, groups, width = x.shape
         require(width == k and rows % groups == 0, f"x is {list(x.shape)} but the weight is {[rows, k]}.")
         y = torch.empty(tokens, groups, rows // groups)
-        dims = (tokens, groups, rows // groups, k)
-        self._c.dsv4_linear(x.data_ptr(), weight.dense.data_ptr(), y.data_ptr(), *dims, torch.get_num_threads())
+        self.library.dsv4_linear(
+            x.data_ptr(), ctypes.byref(held), y.data_ptr(), tokens, groups, torch.get_num_threads()
+        )
         return y
 
     def rms_norm(self, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
@@ -97,7 +99,7 @@ class CpuOps:
         pointer = None if weight is None else weight.data_ptr()
         y = torch.empty_like(x)
         rows = x.numel() // max(1, width)
-        self._c.dsv4_rms_norm(x.data_ptr(), pointer, y.data_ptr(), rows, width, eps, torch.get_num_threads())
+        self.library.dsv4_rms_norm(x.data_ptr(), pointer, y.data_ptr(), rows, width, eps, torch.get_num_threads())
         return y
 
     def rope_rotate(self, x: Tensor, cos: Tensor, sin: Tensor, inverse: bool = False) -> Tensor:
@@ -108,7 +110,7 @@ class CpuOps:
         require(width % 2 == 0, f"rotated width is {width} but must be even.")
         cos, sin = _shaped("cos", cos, tokens, width // 2), _shaped("sin", sin, tokens, width // 2)
         y = torch.empty_like(x)
-        self._c.dsv4_rope_rotate(
+        self.library.dsv4_rope_rotate(
             x.data_ptr(), cos.data_ptr(), sin.data_ptr(), y.data_ptr(), tokens, heads, width, inverse
         )
         return y
@@ -118,7 +120,7 @@ class CpuOps:
         x = _f32(x)
         y = torch.empty_like(x)
         rows = x.numel() // max(1, x.shape[-1])
-        self._c.dsv4_fp8_round_trip(x.data_ptr(), y.data_ptr(), rows, x.shape[-1], group, torch.get_num_threads())
+        self.library.dsv4_fp8_round_trip(x.data_ptr(), y.data_ptr(), rows, x.shape[-1], group, torch.get_num_threads())
         return y
 
     def fp4_round_trip(self, x: Tensor, group: int = 32) -> Tensor:
@@ -126,7 +128,7 @@ class CpuOps:
         x = _f32(x)
         y = torch.empty_like(x)
         rows = x.numel() // max(1, x.shape[-1])
-        self._c.dsv4_fp4_round_trip(x.data_ptr(), y.data_ptr(), rows, x.shape[-1], group, torch.get_num_threads())
+        self.library.dsv4_fp4_round_trip(x.data_ptr(), y.data_ptr(), rows, x.shape[-1], group, torch.get_num_threads())
         return y
 
     def hadamard(self, x: Tensor) -> Tensor:
@@ -135,7 +137,7 @@ class CpuOps:
         width = x.shape[-1]
         require(width > 0 and width & (width - 1) == 0, f"width is {width} but must be a power of two.")
         y = torch.empty_like(x)
-        self._c.dsv4_hadamard(
+        self.library.dsv4_hadamard(
             x.data_ptr(), y.data_ptr(), x.numel() // width, width, 1 / math.sqrt(width), torch.get_num_threads()
         )
         return y
@@ -159,7 +161,7 @@ class CpuOps:
         inputs = (streams.data_ptr(), fn.data_ptr(), base.data_ptr(), scale.data_ptr())
         outputs = (out.data_ptr() for out in maps)
         threads = torch.get_num_threads()
-        self._c.dsv4_hyper_maps(*inputs, *outputs, tokens, n, width, norm_eps, hc_eps, iterations, threads)
+        self.library.dsv4_hyper_maps(*inputs, *outputs, tokens, n, width, norm_eps, hc_eps, iterations, threads)
         return maps
 
     def hyper_collapse(self, streams: Tensor, pre: Tensor) -> Tensor:
@@ -169,7 +171,7 @@ class CpuOps:
         pre = _shaped("pre", pre, tokens, n)
         y = torch.empty(tokens, width)
         threads = torch.get_num_threads()
-        self._c.dsv4_hyper_collapse(streams.data_ptr(), pre.data_ptr(), y.data_ptr(), tokens, n, width, threads)
+        self.library.dsv4_hyper_collapse(streams.data_ptr(), pre.data_ptr(), y.data_ptr(), tokens, n, width, threads)
         return y
 
     def hyper_mix(self, streams: Tensor, y: Tensor, post: Tensor, comb: Tensor) -> Tensor:
@@ -180,7 +182,7 @@ class CpuOps:
         comb = _shaped("comb", comb, tokens, n, n)
         out = torch.empty_like(streams)
         pointers = (streams.data_ptr(), y.data_ptr(), post.data_ptr(), comb.data_ptr(), out.data_ptr())
-        self._c.dsv4_hyper_mix(*pointers, tokens, n, width, torch.get_num_threads())
+        self.library.dsv4_hyper_mix(*pointers, tokens, n, width, torch.get_num_threads())
         return out
 
     def hyper_head(
@@ -193,7 +195,7 @@ class CpuOps:
         base, scale = _shaped("base", base, n), _shaped("scale", scale, 1)
         y = torch.empty(tokens, width)
         pointers = (streams.data_ptr(), fn.data_ptr(), base.data_ptr(), scale.data_ptr(), y.data_ptr())
-        self._c.dsv4_hyper_head(*pointers, tokens, n, width, norm_eps, hc_eps, torch.get_num_threads())
+        self.library.dsv4_hyper_head(*pointers, tokens, n, width, norm_eps, hc_eps, torch.get_num_threads())
         return y
 
     def route(
@@ -211,7 +213,7 @@ class CpuOps:
         optional = (None if bias is None else bias.data_ptr(), None if fixed_ids is None else fixed_ids.data_ptr())
         outputs = (ids.data_ptr(), weights.data_ptr())
         dims = (tokens, num_experts, k, scale, torch.get_num_threads())
-        failed = self._c.dsv4_route(logits.data_ptr(), *optional, *outputs, *dims)
+        failed = self.library.dsv4_route(logits.data_ptr(), *optional, *outputs, *dims)
         require(not failed, f"fixed_ids name an expert outside 0..{num_experts - 1}.")
         return ids, weights
 
@@ -219,46 +221,45 @@ class CpuOps:
         self, x: Tensor, experts: ExpertWeights, ids: Tensor, weights: Tensor, limit: float, round_trip: bool
     ) -> Tensor:
         """As `ops.Moe`."""
-        return self._experts(x, (experts.w1, experts.w3, experts.w2), ids, weights, limit, round_trip)
+        return self._experts(x, descriptors.of_experts(experts), experts.num_experts, ids, weights, (limit, round_trip))
 
     def gated_mlp(
         self, x: Tensor, w1: LinearWeight, w3: LinearWeight, w2: LinearWeight, limit: float, round_trip: bool
     ) -> Tensor:
         """As `ops.GatedMlp`: an expert layer of one, with weight 1."""
         tokens = x.shape[0]
-        stacked = (w1.dense.unsqueeze(0), w3.dense.unsqueeze(0), w2.dense.unsqueeze(0))
+        held = descriptors.of_linear(w1), descriptors.of_linear(w3), descriptors.of_linear(w2)
+        descriptors.check(*held)
         ids = torch.zeros(tokens, 1, dtype=torch.int64)
-        return self._experts(x, stacked, ids, torch.ones(tokens, 1), limit, round_trip)
+        return self._experts(x, held, 1, ids, torch.ones(tokens, 1), (limit, round_trip))
 
     def _experts(
         self,
         x: Tensor,
-        stacked: tuple[Tensor, Tensor, Tensor],
+        held: descriptors.Triple,
+        num_experts: int,
         ids: Tensor,
         weights: Tensor,
-        limit: float,
-        round_trip: bool,
+        rule: tuple[float, bool],
     ) -> Tensor:
-        """`stacked` is w1, w3 [E, I, D] and w2 [E, D, I]."""
+        """`held` is w1, w3 and w2; `rule` the limit and whether there are round trips."""
         x = _f32(x, 2)
         tokens, width = x.shape
-        num_experts, inter = stacked[0].shape[0], stacked[0].shape[1]
-        up = (num_experts, inter, width)
-        w1, w3 = _shaped("w1", stacked[0], *up), _shaped("w3", stacked[1], *up)
-        w2 = _shaped("w2", stacked[2], num_experts, width, inter)
+        inter = held[0].rows
+        require(width == held[0].columns, f"x has {width} channels but the experts take {held[0].columns}.")
         k = ids.shape[1]
         ids, weights = _i64(ids, (tokens, k)), _shaped("weights", weights, tokens, k)
         y = torch.empty_like(x)
         step = max(1, min(tokens, SCRATCH_FLOATS // max(1, k * (2 * inter + width))))
         scratch = torch.empty(2, step * k, inter), torch.empty(step * k, width)
-        pointers = (w1.data_ptr(), w3.data_ptr(), w2.data_ptr())
+        pointers = tuple(ctypes.byref(each) for each in held)
         room = (scratch[0][0].data_ptr(), scratch[0][1].data_ptr(), scratch[1].data_ptr())
         threads = torch.get_num_threads()
         for first in range(0, tokens, step):
             part = slice(first, min(tokens, first + step))
             rows = (ids[part].data_ptr(), weights[part].data_ptr(), y[part].data_ptr())
-            dims = (part.stop - first, k, num_experts, width, inter)
-            failed = self._c.dsv4_moe(x[part].data_ptr(), *pointers, *rows, *room, *dims, limit, round_trip, threads)
+            dims = (part.stop - first, k, num_experts)
+            failed = self.library.dsv4_moe(x[part].data_ptr(), *pointers, *rows, *room, *dims, *rule, threads)
             require(not failed, f"ids name an expert outside -1..{num_experts - 1}.")
         return y
 
@@ -269,7 +270,9 @@ class CpuOps:
         gates = _shaped("gates", gates, blocks, slots, width)
         y = torch.empty(blocks, width)
         dims = (blocks, slots, width)
-        self._c.dsv4_compress_pool(values.data_ptr(), gates.data_ptr(), y.data_ptr(), *dims, torch.get_num_threads())
+        self.library.dsv4_compress_pool(
+            values.data_ptr(), gates.data_ptr(), y.data_ptr(), *dims, torch.get_num_threads()
+        )
         return y
 
     def compress_fold(self, values: Tensor, gates: Tensor, states: Tensor, runs: FoldRuns) -> Tensor:
@@ -284,7 +287,7 @@ class CpuOps:
         offsets, sources = _i64(runs.offsets, (num_runs + 1,)), _i64(runs.sources, (runs.sources.shape[0],))
         entries = torch.empty(int((ends < 0).sum()), width)
         inputs = (t.data_ptr() for t in (values, gates, states, begins, offsets, sources, ends))
-        self._c.dsv4_compress_fold(*inputs, entries.data_ptr(), num_runs, width, torch.get_num_threads())
+        self.library.dsv4_compress_fold(*inputs, entries.data_ptr(), num_runs, width, torch.get_num_threads())
         return entries
 
     def pack_rows(self, values: Tensor, spec: RowSpec) -> CacheRows:
@@ -294,7 +297,7 @@ class CpuOps:
         values = _shaped("values", values, values.shape[0], spec.width)
         data = torch.empty(values.shape[0], spec.row_bytes, dtype=torch.uint8)
         dims = (values.shape[0], spec.row_bytes, FORMAT_CODES[spec.format], spec.width, spec.rope_dim)
-        self._c.dsv4_pack_rows(values.data_ptr(), data.data_ptr(), *dims, torch.get_num_threads())
+        self.library.dsv4_pack_rows(values.data_ptr(), data.data_ptr(), *dims, torch.get_num_threads())
         return CacheRows(data, spec)
 
     def index_select(
@@ -310,7 +313,7 @@ class CpuOps:
         inputs = (query.data_ptr(), head_weights.data_ptr(), ctypes.byref(keys), rows.data_ptr())
         dims = (tokens, heads, width, rows.shape[0], k)
         outputs = (num_visible.data_ptr(), chosen.data_ptr())
-        failed = self._c.dsv4_index_select(*inputs, *outputs, *dims, torch.get_num_threads())
+        failed = self.library.dsv4_index_select(*inputs, *outputs, *dims, torch.get_num_threads())
         require(
             not failed, f"a row is outside the cache of {cache.num_rows}, or more than {dims[3]} entries are visible."
         )
@@ -334,7 +337,9 @@ class CpuOps:
         windows = (ctypes.byref(ring), ctypes.byref(fresh), window_rows.data_ptr())
         rest = (ctypes.byref(cache), chosen, sink.data_ptr(), out.data_ptr())
         dims = (tokens, heads, width, window_rows.shape[1], num_chosen)
-        failed = self._c.dsv4_sparse_attention(query.data_ptr(), *windows, *rest, *dims, scale, torch.get_num_threads())
+        failed = self.library.dsv4_sparse_attention(
+            query.data_ptr(), *windows, *rest, *dims, scale, torch.get_num_threads()
+        )
         require(
             not failed,
             f"a row is outside its cache ({ring.count} window rows, {fresh.count} fresh ones,"

@@ -10,10 +10,10 @@ from dsv4_kernels.tensors import LinearWeight
 
 def linear(x: Tensor, weight: LinearWeight) -> Tensor:
     """As `ops.Linear`."""
-    return x @ weight.dense.T  # [T, N]
+    return x @ weight.matrix().T  # [T, N]
 
 
 def grouped_linear(x: Tensor, weight: LinearWeight) -> Tensor:
     """As `ops.GroupedLinear`."""
-    groups = weight.dense.view(x.shape[1], -1, x.shape[2])  # [G, N, K]
+    groups = weight.matrix().view(x.shape[1], -1, x.shape[2])  # [G, N, K]
     return torch.einsum("tgk,gnk->tgn", x, groups)

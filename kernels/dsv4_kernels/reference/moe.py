@@ -19,8 +19,9 @@ def moe(x: Tensor, experts: ExpertWeights, ids: Tensor, weights: Tensor, limit: 
         if expert < 0:
             continue
         token, slot = torch.where(ids == expert)
-        hidden = _gate(x[token], experts.w1[expert], experts.w3[expert], limit) * weights[token, slot].unsqueeze(1)
-        slots[token, slot] = _down(hidden, experts.w2[expert], round_trip)
+        gated = _gate(x[token], experts.matrix(expert, "w1"), experts.matrix(expert, "w3"), limit)
+        hidden = gated * weights[token, slot].unsqueeze(1)
+        slots[token, slot] = _down(hidden, experts.matrix(expert, "w2"), round_trip)
     total = torch.zeros_like(x)
     for k in range(ids.shape[1]):
         total = total + slots[:, k]
@@ -31,7 +32,7 @@ def gated_mlp(
     x: Tensor, w1: LinearWeight, w3: LinearWeight, w2: LinearWeight, limit: float, round_trip: bool
 ) -> Tensor:
     """As `ops.GatedMlp`."""
-    return _down(_gate(x, w1.dense, w3.dense, limit), w2.dense, round_trip)
+    return _down(_gate(x, w1.matrix(), w3.matrix(), limit), w2.matrix(), round_trip)
 
 
 def _gate(x: Tensor, w1: Tensor, w3: Tensor, limit: float) -> Tensor:

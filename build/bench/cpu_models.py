@@ -1,0 +1,155 @@
+"""Two random V4 checkpoints in the official FP4+FP8 layout, and a way to step a model without scheduler and server.
+
+small   about 40 million parameters: fits the last-level cache, so Python and calls count
+large   more than 1.1 GB of packed weights: several times the cache, so memory bandwidth counts
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from dsv4_kernels.dispatch import bind
+from torch import Tensor
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from random_checkpoint import config_values  # noqa: E402 - build/ is no package
+
+from dsv4_backend.checkpoint.load import Checkpoint  # noqa: E402
+from dsv4_backend.checkpoint.names import model_weights  # noqa: E402
+from dsv4_backend.checkpoint.write import LayoutName, WriteOptions, with_layout, write_checkpoint  # noqa: E402
+from dsv4_backend.config import CacheFormat, ServingConfig  # noqa: E402
+from dsv4_backend.kv.layout import KINDS, make_layout  # noqa: E402
+from dsv4_backend.kv.manager import CacheManager, CacheRules  # noqa: E402
+from dsv4_backend.model import StepInputs, Transformer  # noqa: E402
+from dsv4_backend.records import PlanRow, SamplingParams, SequenceStart, StepPlan  # noqa: E402
+from dsv4_backend.runner.cache import RankCache  # noqa: E402
+from dsv4_backend.runner.inputs import InputBuilder  # noqa: E402
+
+VOCAB_SIZE = 8192
+SHAPES: dict[str, dict[str, object]] = {
+    "small": {
+        "num_hidden_layers": 6,
+        "compress_ratios": [0, 0, 4, 128, 4, 128],
+        "hidden_size": 512,
+        "num_attention_heads": 8,
+        "head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "q_lora_rank": 256,
+        "o_groups": 4,
+        "o_lora_rank": 128,
+        "index_n_heads": 8,
+        "n_routed_experts": 16,
+        "num_experts_per_tok": 4,
+        "moe_intermediate_size": 160,
+    },
+    "large": {
+        "num_hidden_layers": 8,
+        "compress_ratios": [0, 0, 4, 128, 4, 128, 4, 128],
+        "hidden_size": 2048,
+        "num_attention_heads": 16,
+        "head_dim": 256,
+        "qk_rope_head_dim": 64,
+        "q_lora_rank": 768,
+        "o_groups": 4,
+        "o_lora_rank": 512,
+        "index_n_heads": 16,
+        "index_head_dim": 128,
+        "n_routed_experts": 68,
+        "num_experts_per_tok": 6,
+        "moe_intermediate_size": 512,
+    },
+}
+
+
+def values_of(name: str) -> dict[str, object]:
+    """config.json of one of the checkpoints."""
+    return with_layout({**config_values(VOCAB_SIZE, "none"), **SHAPES[name]}, LayoutName.OFFICIAL)
+
+
+def make_checkpoint(folder: Path, name: str) -> Path:
+    """Write a checkpoint unless the folder holds it already."""
+    target = folder / name
+    if not (target / "model.safetensors.index.json").exists():
+        write_checkpoint(target, values_of(name), WriteOptions(seed=4, shard_bytes=512 << 20))
+    return target
+
+
+def stored_bytes(target: Path) -> int:
+    """Bytes of all shards."""
+    return sum(file.stat().st_size for file in target.glob("*.safetensors"))
+
+
+def num_parameters(target: Path) -> int:
+    """Elements of every weight of the checkpoint."""
+    opened = Checkpoint.open(target)
+    return sum(weight.num_parameters for weight in model_weights(opened.config, opened.layout))
+
+
+def load_model(target: Path) -> Transformer:
+    """The model on the CPU's table of operators, with the numerics of the settings' default."""
+    opened = Checkpoint.open(target)
+    with opened.source() as source:
+        model = Transformer.load(opened.config, source, bind("cpu"), ServingConfig(checkpoint=str(target)).numerics)
+        source.finish()
+    return model
+
+
+class Streams:
+    """Sequences that are stepped together. Tokens are chosen greedily by the caller, or given."""
+
+    def __init__(self, model: Transformer, num_tokens: int, num_streams: int, cache_format: CacheFormat) -> None:
+        self.model = model
+        layout = make_layout(model.config, cache_format, 0)
+        places = dict.fromkeys(KINDS, num_streams * (num_tokens // 128 + 2))
+        self.manager = CacheManager(CacheRules(device=places))
+        self.cache = RankCache(layout, places)
+        self.builder = InputBuilder(model.config, layout)
+        self.done: dict[int, int] = {}
+        self.num_steps = 0
+
+    def step(self, tokens: Mapping[int, list[int]]) -> Tensor:
+        """Compute the given tokens of each sequence and return the logits of each one's last. Shapes: [S, V]."""
+        return self.model.forward(self.inputs(tokens), self.cache)
+
+    def inputs(self, tokens: Mapping[int, list[int]]) -> StepInputs:
+        """Plan one step and build its tensors."""
+        starts = tuple(
+            SequenceStart(
+                sequence_id=each,
+                token_ids=tuple(ids),
+                num_prompt_tokens=len(ids),
+                sampling=SamplingParams(),
+            )
+            for each, ids in tokens.items()
+            if each not in self.done
+        )
+        rows = tuple(self._row(each, ids) for each, ids in tokens.items())
+        plan = StepPlan(step=self.num_steps, rows=rows, starts=starts)
+        self.num_steps += 1
+        return self.builder.build(plan)
+
+    def _row(self, sequence_id: int, tokens: list[int]) -> PlanRow:
+        start = self.done.get(sequence_id, 0)
+        grants = self.manager.reserve(sequence_id, start + len(tokens))
+        if grants is None:
+            raise SystemExit("too few pages; give Streams more tokens")
+        self.done[sequence_id] = start + len(tokens)
+        return PlanRow(
+            sequence_id=sequence_id,
+            start=start,
+            token_ids=tuple(tokens),
+            num_written=start,
+            grants=grants,
+            is_sampled=True,
+        )
+
+
+def random_prompt(count: int, seed: int) -> list[int]:
+    """Token ids of a prompt."""
+    generator = torch.Generator().manual_seed(seed)
+    return [int(token) for token in torch.randint(2, VOCAB_SIZE, (count,), generator=generator)]

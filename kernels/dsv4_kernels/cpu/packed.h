@@ -1,0 +1,242 @@
+// Weights as they lie in memory (dsv4_kernels/packing.py), and their values as floats.
+//
+// BF16  blocks of 16 columns, place 2d holds column d, 2d + 1 column 8 + d: one shift and one mask give both halves
+// FP8   blocks of 32 columns, place 4d + p holds column 8 * {0, 2, 1, 3}[p] + d; one UE8M0 scale per 128 x 128
+// FP4   tiles of 8 rows x 8 columns, a row's 8 nibbles side by side in 4 bytes; scales [tile, group, 8 rows]
+//
+// Every value is the float that tensors.dequantise gives, so the products have the bits of the same weight in float32
+// (FP4 up to SLAB columns).
+#pragma once
+#include <algorithm>
+#include <vector>
+#include "rows.h"
+
+namespace packed {
+
+using namespace lanes;
+
+enum Format { FP32, BF16, FP8, MXFP4, NVFP4 };
+constexpr long BLOCK = 32, FP8_BLOCK = 128, TILE = 8;
+constexpr int32_t HIGH_HALF = (int32_t)0xFFFF0000u;
+constexpr int32_t FP8_MASK = (int32_t)0x87F087F0u;  // of two codes as bfloat16 times 2^-120: sign, exponent, mantissa
+
+}  // namespace packed
+
+struct Weight {  // laid out as _Weight in table.py; several matrices of one shape, one after the other
+  const uint8_t* codes;
+  const uint8_t* scales;
+  const float* globals;  // of each matrix, NVFP4 only
+  int64_t format, rows, columns, code_bytes, scale_bytes;  // bytes of one matrix
+};
+
+namespace packed {
+
+static inline long padded(long columns, long to) { return (columns + to - 1) / to * to; }
+
+// Floats between two rows that decode() writes.
+static inline long stride(const Weight& w) { return padded(w.columns, BLOCK); }
+
+INLINE f8 halves(const uint8_t* p, bool is_high) {  // eight pairs of bfloat16: the lower or the higher of each
+  typedef uint32_t u8x __attribute__((vector_size(32)));
+  u8x v;
+  memcpy(&v, p, sizeof v);
+  return (f8)(is_high ? v & 0xFFFF0000u : v << 16);
+}
+
+// Thirty-two columns of BF16, in order.
+struct Bf16Row {
+  static constexpr long BYTES = 64;  // of 32 columns
+  const uint8_t* codes;
+  __attribute__((always_inline)) void load32(long block, f8* out) const {
+    for (int i = 0; i < 4; i++) out[i] = halves(codes + block * 64 + i / 2 * 32, i & 1);
+  }
+};
+
+// Thirty-two columns of FP8 times 2^-120, without their scale: shifted into bfloat16 pairs.
+struct Fp8Row {
+  static constexpr long BYTES = 32;
+  const uint8_t* codes;
+  const uint8_t* scales;
+  __attribute__((always_inline)) void load32(long block, f8* out) const {
+    typedef int16_t i16x __attribute__((vector_size(32)));
+    typedef int32_t i32x __attribute__((vector_size(32)));
+    i16x v;
+    memcpy(&v, codes + block * BLOCK, sizeof v);
+    const i32x low = (i32x)((v << 8) >> 4) & FP8_MASK, high = (i32x)(v >> 4) & FP8_MASK;
+    out[0] = (f8)(low << 16);
+    out[1] = (f8)(low & HIGH_HALF);
+    out[2] = (f8)(high << 16);
+    out[3] = (f8)(high & HIGH_HALF);
+  }
+};
+
+// What a column of block b must be multiplied with besides: its scale times 2^120.
+static inline f8 fp8_scale(const uint8_t* scales, long block) {
+  return splat8(rounding::float_of((uint32_t)(scales[block / (FP8_BLOCK / BLOCK)] + 120) << 23));
+}
+
+static inline Bf16Row bf16_row(const Weight& w, long e, long row) {
+  return {w.codes + e * w.code_bytes + row * padded(w.columns, BLOCK) * 2};
+}
+
+static inline Fp8Row fp8_row(const Weight& w, long e, long row) {
+  const long blocks = (w.columns + FP8_BLOCK - 1) / FP8_BLOCK;
+  return {w.codes + e * w.code_bytes + row * padded(w.columns, BLOCK),
+          w.scales + e * w.scale_bytes + row / FP8_BLOCK * blocks};
+}
+
+static inline float fp4_scale(const Weight& w, long e, uint8_t code) {
+  if (w.format == MXFP4) return rows::power(code);
+  return rows::tables().e4m3[code] * w.globals[e];
+}
+
+static inline void decode_fp4(const Weight& w, long e, long row, float* out) {
+  const rows::Tables& t = rows::tables();
+  const long group = w.format == MXFP4 ? 32 : 16, tile = row / TILE, r = row % TILE;
+  const uint8_t* codes = w.codes + e * w.code_bytes + tile * w.columns * TILE / 2 + r * 4;
+  const uint8_t* scales = w.scales + e * w.scale_bytes + tile * (w.columns / group) * TILE + r;
+  for (long g = 0; g < w.columns / group; g++) {
+    const float scale = fp4_scale(w, e, scales[g * TILE]);
+    for (long k = g * group; k < (g + 1) * group; k += 8) {
+      const uint8_t* p = codes + k * TILE / 2;
+      for (long i = 0; i < 8; i++) out[k + i] = t.e2m1[p[i / 2] >> (4 * (i & 1)) & 15] * scale;
+    }
+  }
+}
+
+// One row as floats. Room for stride() of them; those behind the last column are zeros or undefined.
+static inline void decode(const Weight& w, long e, long row, float* out) {
+  if (w.format == MXFP4 || w.format == NVFP4) return decode_fp4(w, e, row, out);
+  const Fp8Row fp8 = fp8_row(w, e, row);
+  const Bf16Row bf16 = bf16_row(w, e, row);
+  f8 v[4];
+  for (long b = 0; b < stride(w) / BLOCK; b++) {
+    if (w.format == FP8) {
+      fp8.load32(b, v);
+      for (f8& part : v) part = part * fp8_scale(fp8.scales, b);
+    } else {
+      bf16.load32(b, v);
+    }
+    memcpy(out + b * BLOCK, v, sizeof v);
+  }
+}
+
+// M x N dot products as lanes::dots, the second factors decoded in registers; K is a multiple of 32. low and high are the
+// halves of the sixteen lanes.
+template <int M, class Row, int... I>
+INLINE void add_block(const float* const* a, const Row& b, long block, f8* low, f8* high,
+                      std::integer_sequence<int, I...>) {
+  f8 y[4];
+  b.load32(block, y);
+  ((low[I] = fma(load8(a[I] + block * BLOCK), y[0], low[I])), ...);
+  ((high[I] = fma(load8(a[I] + block * BLOCK + 8), y[1], high[I])), ...);
+  ((low[I] = fma(load8(a[I] + block * BLOCK + 16), y[2], low[I])), ...);
+  ((high[I] = fma(load8(a[I] + block * BLOCK + 24), y[3], high[I])), ...);
+}
+
+template <int M, int N, class Row, int... I>
+__attribute__((noinline)) static void dots(const float* const* a, const Row* b, long K, float* out,
+                                           std::integer_sequence<int, I...>) {
+  f8 low[N][M] = {}, high[N][M] = {};
+  const Row row[N] = {b[I]...};
+  const float* x[M];
+  for (int m = 0; m < M; m++) x[m] = a[m];
+  // The rows after these lie behind them: asked for now, they are there when their turn comes.
+  const long ahead = N > 1 ? N * (row[N > 1].codes - row[0].codes) : 0;
+  for (long block = 0; block < K / BLOCK; block++) {
+    (__builtin_prefetch(row[I].codes + block * Row::BYTES + ahead), ...);
+    (add_block<M>(x, row[I], block, low[I], high[I], std::make_integer_sequence<int, M>()), ...);
+  }
+  for (int n = 0; n < N; n++)
+    for (int m = 0; m < M; m++) out[m * N + n] = sum(low[n][m], high[n][m]);
+}
+
+template <int M, int N, class Row, class Put>
+static inline void few_columns(const float* const* a, const Row* b, long n, long K, Put put) {
+  float out[M * N];
+  dots<M, N>(a, b + n, K, out, std::make_integer_sequence<int, N>());
+  for (int m = 0; m < M; m++)
+    for (int c = 0; c < N; c++) put(m, n + c, out[m * N + c]);
+}
+
+// M is 1 or 2.
+template <int M, class Row, class Put>
+static inline void few_rows(const float* const* a, const Row* b, long N, long K, Put put) {
+  constexpr int COLUMNS = 4 / M;
+  long n = 0;
+  for (; n + COLUMNS <= N; n += COLUMNS) few_columns<M, COLUMNS>(a, b, n, K, put);
+  for (; n < N; n++) few_columns<M, 1>(a, b, n, K, put);
+}
+
+constexpr long MOST_COLUMNS = 32, FEW_ROWS = 2, MOST_ROWS = 64;
+constexpr long SLAB = 512;  // columns of FP4 that are summed in one chain; longer chains lose a digit
+
+// As panel(), the columns in slabs whose sums are added in order.
+template <class Put>
+static inline void slabs(const float* const* a, long M, const float* const* b, long N, long K, Put put) {
+  float total[MOST_ROWS * BLOCK_COLUMNS] = {};
+  const float *x[MOST_ROWS], *y[BLOCK_COLUMNS];
+  for (long k = 0; k < K; k += SLAB) {
+    for (long m = 0; m < M; m++) x[m] = a[m] + k;
+    for (long n = 0; n < N; n++) y[n] = b[n] + k;
+    panel(x, M, y, N, std::min(SLAB, K - k), [&](long m, long n, float v) { total[m * N + n] += v; });
+  }
+  for (long m = 0; m < M; m++)
+    for (long n = 0; n < N; n++) put(m, n, total[m * N + n]);
+}
+
+// The rows times the scales of an FP8 weight's columns, which is exact; false if a value is too large for that.
+static inline bool scale_rows(const float* const* a, long M, const uint8_t* scales, long K, std::vector<float>& room,
+                              const float** out) {
+  if ((long)room.size() < M * K) room.resize(M * K);
+  f8 sum{};
+  for (long m = 0; m < M; m++) {
+    float* to = room.data() + m * K;
+    out[m] = to;
+    for (long k = 0; k < K; k += 8) {
+      const f8 v = load8(a[m] + k) * fp8_scale(scales, k / BLOCK);
+      memcpy(to + k, &v, sizeof v);
+      sum += v - v;  // no number if v is none, or infinite
+    }
+  }
+  for (int i = 0; i < 8; i++)
+    if (sum[i] != 0.0f) return false;
+  return true;
+}
+
+// All products of the given rows, up to MOST_ROWS, with columns [first, first + N) of matrix e, N <= MOST_COLUMNS, through
+// put(row, column - first, value). The bits do not depend on the number of rows nor on the way that is taken.
+template <class Put>
+static inline void products(const float* const* a, long M, const Weight& w, long e, long first, long N,
+                            std::vector<float>& room, Put put) {
+  const long K = w.columns;
+  const float* b[MOST_COLUMNS];
+  if (w.format == FP32) {
+    for (long n = 0; n < N; n++) b[n] = (const float*)(w.codes + e * w.code_bytes) + (first + n) * K;
+    return panel(a, M, b, N, K, put);
+  }
+  if (M <= FEW_ROWS && K % BLOCK == 0 && w.format == BF16) {
+    Bf16Row rows[MOST_COLUMNS];
+    for (long n = 0; n < N; n++) rows[n] = bf16_row(w, e, first + n);
+    return M == 1 ? few_rows<1>(a, rows, N, K, put) : few_rows<2>(a, rows, N, K, put);
+  }
+  if (M <= FEW_ROWS && K % BLOCK == 0 && w.format == FP8) {
+    Fp8Row rows[MOST_COLUMNS];
+    for (long n = 0; n < N; n++) rows[n] = fp8_row(w, e, first + n);
+    const float* scaled[FEW_ROWS];
+    if (first / FP8_BLOCK == (first + N - 1) / FP8_BLOCK && scale_rows(a, M, rows[0].scales, K, room, scaled))
+      return M == 1 ? few_rows<1>(scaled, rows, N, K, put) : few_rows<2>(scaled, rows, N, K, put);
+  }
+  const long step = stride(w);
+  if ((long)room.size() < BLOCK_COLUMNS * step) room.resize(BLOCK_COLUMNS * step);
+  for (long n = 0; n < N; n += BLOCK_COLUMNS) {  // few at a time: they stay in the cache while all rows pass
+    const long columns = std::min(BLOCK_COLUMNS, N - n);
+    for (long c = 0; c < columns; c++) decode(w, e, first + n + c, room.data() + c * step), b[c] = room.data() + c * step;
+    if (K <= SLAB || w.format == FP8 || w.format == BF16)
+      panel(a, M, b, columns, K, [&](long m, long c, float v) { put(m, n + c, v); });
+    else
+      slabs(a, M, b, columns, K, [&](long m, long c, float v) { put(m, n + c, v); });
+  }
+}
+
+}  // namespace packed

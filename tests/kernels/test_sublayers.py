@@ -1,0 +1,153 @@
+"""One call for a stretch of a sublayer gives the bits of the operators that it stands for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from dsv4_kernels.cpu.sublayers import CpuSublayers
+from dsv4_kernels.errors import ShapeError
+from dsv4_kernels.groups import CompressStage, EnterSpec, ExpertStage, KeyStage, OutputStage, QueryStage
+from dsv4_kernels.ops import OpTable
+from dsv4_kernels.sublayers import Composed, Sublayers, sublayers_of
+from dsv4_kernels.tensors import (
+    ExpertWeights,
+    LinearWeight,
+    WeightFormat,
+    prepare_linear,
+    quantise_fp8_block,
+    quantise_mxfp4,
+)
+from torch import Tensor
+
+EPS, WIDTH, ROPE = 1e-6, 128, 32
+TOKENS = pytest.mark.parametrize("tokens", [1, 9])
+ROUNDS = pytest.mark.parametrize("rounds", [False, True], ids=["plain", "trained"])
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(12)
+
+
+def fp8(rows: int, columns: int) -> LinearWeight:
+    return prepare_linear(quantise_fp8_block(torch.randn(rows, columns) / columns**0.5))
+
+
+def angles(tokens: int) -> tuple[Tensor, Tensor]:
+    turn = torch.rand(tokens, ROPE // 2) * 6
+    return turn.cos(), turn.sin()
+
+
+def query_stage(rounds: bool) -> QueryStage:
+    norm = torch.rand(96)
+    return QueryStage(
+        wq_a=fp8(96, WIDTH), norm=norm, wq_b=fp8(4 * 64, 96), num_heads=4, eps=EPS, rounds_a=rounds, rounds_b=rounds
+    )
+
+
+def expert_stage(rounds: bool, bias: Tensor | None) -> ExpertStage:
+    experts = ExpertWeights.allocate(6, WIDTH, 96, WeightFormat.MXFP4)
+    for expert in range(6):
+        experts.put(expert, "w1", quantise_mxfp4(torch.randn(96, WIDTH) / 8))
+        experts.put(expert, "w3", quantise_mxfp4(torch.randn(96, WIDTH) / 8))
+        experts.put(expert, "w2", quantise_mxfp4(torch.randn(WIDTH, 96) / 8))
+    return ExpertStage(
+        gate=LinearWeight(dense=torch.randn(6, WIDTH)),
+        bias=bias,
+        experts=experts,
+        shared=(fp8(64, WIDTH), fp8(64, WIDTH), fp8(WIDTH, 64)),
+        num_chosen=2,
+        scale=1.5,
+        limit=5.0,
+        rounds=rounds,
+        rounds_shared=rounds,
+        rounds_shared_inner=rounds,
+    )
+
+
+def both(cpu: OpTable) -> tuple[Sublayers, Sublayers]:
+    return sublayers_of(cpu), Composed(cpu)
+
+
+def assert_same_bits(got: tuple[Tensor, ...], want: tuple[Tensor, ...]) -> None:
+    for one, other in zip(got, want, strict=True):
+        assert torch.equal(one.view(torch.int32), other.contiguous().view(torch.int32))
+
+
+def test_the_cpu_table_has_twins_and_others_are_composed(cpu: OpTable, reference: OpTable):
+    assert isinstance(sublayers_of(cpu), CpuSublayers)
+    assert isinstance(sublayers_of(reference), Composed)
+
+
+@TOKENS
+def test_enter(tokens: int, cpu: OpTable):
+    spec = EnterSpec(
+        fn=torch.randn(24, 4 * WIDTH) / 20,
+        base=torch.randn(24),
+        scale=torch.rand(3),
+        norm=torch.rand(WIDTH),
+        norm_eps=EPS,
+        hc_eps=EPS,
+        iterations=20,
+    )
+    streams = torch.randn(tokens, 4, WIDTH)
+    got, want = (each.enter(streams, spec) for each in both(cpu))
+    assert_same_bits(got, want)
+
+
+@TOKENS
+@ROUNDS
+def test_query(tokens: int, rounds: bool, cpu: OpTable):
+    stage, x, at = query_stage(rounds), torch.randn(tokens, WIDTH), angles(tokens)
+    got, want = (each.query(x, stage, *at) for each in both(cpu))
+    assert_same_bits(got, want)
+
+
+@TOKENS
+@ROUNDS
+def test_keys(tokens: int, rounds: bool, cpu: OpTable):
+    stage = KeyStage(wkv=fp8(160, WIDTH), norm=torch.rand(160), eps=EPS, rounds=rounds, rounds_entry=rounds)
+    x, at = torch.randn(tokens, WIDTH), angles(tokens)
+    got, want = ((each.keys(x, stage, *at),) for each in both(cpu))
+    assert_same_bits(got, want)
+
+
+@TOKENS
+@ROUNDS
+def test_output(tokens: int, rounds: bool, cpu: OpTable):
+    stage = OutputStage(wo_a=fp8(2 * 32, 128), wo_b=fp8(WIDTH, 64), num_groups=2, rounds=rounds)
+    mixed, at = torch.randn(tokens, 4, 64), angles(tokens)
+    kept = mixed.clone()
+    got, want = ((each.output(mixed, stage, *at),) for each in both(cpu))
+    assert_same_bits(got, want)
+    assert torch.equal(mixed, kept)
+
+
+@TOKENS
+@ROUNDS
+def test_compress_inputs(tokens: int, rounds: bool, cpu: OpTable):
+    stage = CompressStage(wkv=fp8(96, WIDTH), wgate=fp8(96, WIDTH), ape=torch.randn(4, 96), rounds=rounds)
+    x, phases = torch.randn(tokens, WIDTH), torch.arange(tokens) % 4
+    got, want = (each.compress_inputs(x, stage, phases) for each in both(cpu))
+    assert_same_bits(got, want)
+
+
+@TOKENS
+@ROUNDS
+@pytest.mark.parametrize("is_hash_routed", [False, True])
+def test_feed_forward(tokens: int, rounds: bool, is_hash_routed: bool, cpu: OpTable):
+    stage = expert_stage(rounds, None if is_hash_routed else torch.rand(6))
+    x = torch.randn(tokens, WIDTH)
+    fixed = torch.randint(0, 6, (tokens, 2)) if is_hash_routed else None
+    got, want = ((each.feed_forward(x, fixed, stage),) for each in both(cpu))
+    assert_same_bits(got, want)
+
+
+def test_a_fixed_expert_that_does_not_exist_is_refused(cpu: OpTable):
+    with pytest.raises(ShapeError, match=r"0\.\.5"):
+        sublayers_of(cpu).feed_forward(torch.randn(1, WIDTH), torch.tensor([[0, 6]]), expert_stage(True, None))
+
+
+def test_inputs_of_another_width_are_refused(cpu: OpTable):
+    with pytest.raises(ShapeError, match="x has 127 channels"):
+        sublayers_of(cpu).query(torch.randn(1, WIDTH - 1), query_stage(True), *angles(1))
