@@ -83,14 +83,15 @@ def _multiply(device: Device, x: Tensor, weight: DeviceWeight) -> Tensor:
     parts = ceil_div(k, k_per_part)
     out = new(x, parts, tokens, n, dtype=torch.float32) if parts > 1 else y
     codes, scales = tokens_for(device, x, weight)
-    matrix = (weight.codes, weight.scales, x if weight.alphas is None else weight.alphas)
+    factors = weight.factors(device)
+    matrix = (weight.codes, weight.scales, x if factors is None else factors)
     device(
         kernels.linear_kernel,
         (*grid, parts if parts > 1 else groups),
-        *(codes, scales, *matrix, out, codes, codes, tokens, n, k, tokens * n, k_per_part),
+        *(codes, scales, *matrix, out, codes, codes, tokens, n, k, tokens * n, k_per_part // PART_MULTIPLE),
         FORMAT=format,
         ROUTED=False,
-        HAS_ALPHA=weight.alphas is not None,
+        HAS_ALPHA=factors is not None,
         GROUPS=groups,
         IS_SPLIT=parts > 1,
         **blocks.options,

@@ -11,7 +11,7 @@ from dsv4_kernels.errors import require
 from dsv4_kernels.tensors import WeightFormat
 from dsv4_kernels.triton_lang.device import gemm as kernels
 from dsv4_kernels.triton_lang.launch import Device, ceil_div, new, power_of_two_at_least
-from dsv4_kernels.triton_lang.linear import BLOCK_N, Blocks, choose_blocks
+from dsv4_kernels.triton_lang.linear import BLOCK_N, PART_MULTIPLE, Blocks, choose_blocks
 from dsv4_kernels.triton_lang.weights import DeviceWeight, tokens_for
 
 SCAN = 1024  # expert ids that a program looks at together
@@ -106,16 +106,19 @@ def _up(
     hidden = new(x, slots, n, dtype=torch.float8_e4m3fn if is_fp8 else x.dtype)
     scales = new(x, slots, ceil_div(n, BLOCK_N), dtype=torch.uint8) if is_fp8 else hidden
     codes, x_scales = tokens_for(device, x, w1)
-    matrices = (w1.codes, w1.scales, w3.codes, w3.scales, x if w1.alphas is None else w1.alphas)
+    matrices = (w1.codes, w1.scales, w3.codes, w3.scales)
+    factors = w1.factors(device), w3.factors(device)
+    has_alpha = all(each is not None for each in factors)
+    alphas = [x if each is None else each for each in factors]
     blocks, num_blocks, table = _placed(device, w1, schedule, slots, codes)
     device(
         kernels.expert_up_kernel,
         (ceil_div(n, BLOCK_N), num_blocks, 1),
-        *(codes, x_scales, *matrices, x if weights is None else weights, hidden, scales, *table),
+        *(codes, x_scales, *matrices, *alphas, x if weights is None else weights, hidden, scales, *table),
         *(slots, n, x.shape[1], limit),
         FORMAT=w1.multiplied(device),
         ROUTED=schedule is not None,
-        HAS_ALPHA=w1.alphas is not None,
+        HAS_ALPHA=has_alpha,
         HAS_GATES=weights is not None,
         SHARED_BY=slots // max(1, x.shape[0]),
         OUT=out,
@@ -133,15 +136,16 @@ def _down(
     if hidden.dtype != torch.float8_e4m3fn:
         hidden, scales = tokens_for(device, hidden, w2)
     y = new(hidden, slots, n, dtype=dtype)
+    factors = w2.factors(device)
     blocks, num_blocks, table = _placed(device, w2, schedule, slots, hidden)
     device(
         kernels.linear_kernel,
         (ceil_div(n, BLOCK_N), num_blocks, 1),
-        *(hidden, scales, w2.codes, w2.scales, y if w2.alphas is None else w2.alphas, y, *table),
-        *(slots, n, k, 0, ceil_div(k, 256) * 256),
+        *(hidden, scales, w2.codes, w2.scales, y if factors is None else factors, y, *table),
+        *(slots, n, k, 0, ceil_div(k, PART_MULTIPLE)),
         FORMAT=w2.multiplied(device),
         ROUTED=schedule is not None,
-        HAS_ALPHA=w2.alphas is not None,
+        HAS_ALPHA=factors is not None,
         GROUPS=1,
         IS_SPLIT=False,
         **blocks.options,

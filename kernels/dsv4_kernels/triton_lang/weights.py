@@ -24,7 +24,7 @@ class DeviceWeight:
     """One matrix, or one for each of G groups or experts stacked along the rows.
 
     Shapes: codes [G * N, K] or [G * N, K / 2]; scales as `QuantTensor` for G * N rows; alphas [G] float32, what the
-            product of group g is multiplied by (NVFP4's global scales; None is 1).
+            product of group g is multiplied by (NVFP4's global scales; None is 1); token_alphas those times input_scale.
     Rule:   input_scale is NVFP4's global scale of the tokens; 0 leaves tokens in bf16 (W4A16).
     """
 
@@ -33,6 +33,7 @@ class DeviceWeight:
     scales: Tensor
     alphas: Tensor | None
     num_groups: int
+    token_alphas: Tensor | None = None
     input_scale: float = 0.0
 
     @property
@@ -51,6 +52,10 @@ class DeviceWeight:
         if kind == "nvfp4" and self.input_scale == 0.0:
             kind = "nvfp4_a16"
         return device.arch.formats[kind or "dense"]
+
+    def factors(self, device: Device) -> Tensor | None:
+        """What products are multiplied by: with the tokens' scale where tokens are NVFP4."""
+        return self.token_alphas if self.multiplied(device) == "nvfp4" else self.alphas
 
 
 def dense_weight(matrix: Tensor, num_groups: int = 1) -> DeviceWeight:
@@ -84,7 +89,8 @@ def quantised_weight(parts: Sequence[QuantTensor], input_scale: float = 0.0, num
         format=first.format,
         codes=torch.cat([one.codes for one in parts]) if len(parts) > 1 else first.codes,
         scales=torch.cat([one.scales for one in parts if one.scales is not None]),
-        alphas=globals_ * (input_scale or 1.0) if is_nv else None,
+        alphas=globals_ if is_nv else None,
+        token_alphas=globals_ * input_scale if is_nv else None,
         num_groups=num_groups or len(parts),
         input_scale=input_scale if is_nv else 0.0,
     )

@@ -47,14 +47,14 @@ def accumulate(x, x_scales, w, w_scales, row, has_row, token, has_token, k_from,
 def weight_tile(w, row, has_row, column, stride):
     """[BLOCK_N, columns] of a row-major weight; zeros outside."""
     place = row.to(tl.int64)[:, None] * stride + column[None, :]
-    return tl.load(w + place, mask=has_row[:, None] & (column < stride)[None, :], other=0)
+    return tl.load(w + place, mask=has_row[:, None] & (column < stride)[None, :], other=0.0)
 
 
 @triton.jit
 def token_tile(x, token, has_token, column, stride):
     """[columns, BLOCK_T]: each token's row is a column; zeros outside."""
     place = token.to(tl.int64)[None, :] * stride + column[:, None]
-    return tl.load(x + place, mask=has_token[None, :] & (column < stride)[:, None], other=0)
+    return tl.load(x + place, mask=has_token[None, :] & (column < stride)[:, None], other=0.0)
 
 
 @triton.jit

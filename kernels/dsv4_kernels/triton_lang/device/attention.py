@@ -3,29 +3,34 @@
 import triton
 import triton.language as tl
 
+from dsv4_kernels.triton_lang.device.numbers import VARIABLE
 from dsv4_kernels.triton_lang.device.rows import load_channels
 
 
 @triton.jit
 def attend_tile(top, below, left, right, q_left, q_right, row, valid, d, scale, FORMAT: tl.constexpr,
                 WIDTH: tl.constexpr, ROPE: tl.constexpr, BLOCK_D: tl.constexpr, DOT: tl.constexpr):  # fmt: skip
-    """Take BLOCK_J rows into the running softmax (top, below) and its sum, channels in two halves; scale for base 2."""
+    """Take BLOCK_J rows into the running softmax (top, below [H]) and its sums [D / 2, H]; scale is for base 2.
+
+    Rows, then channels, stand on the left of the products and heads on the right, so that the sums of 64 heads take
+    half of the tensor memory; with heads on the left they would take all of it.
+    """
     kv_left = load_channels(row, valid, d, FORMAT, WIDTH, ROPE).to(DOT)
     kv_right = load_channels(row, valid, d + BLOCK_D // 2, FORMAT, WIDTH, ROPE).to(DOT)
-    scores = tl.dot(q_left, tl.trans(kv_left), input_precision="tf32x3")
-    scores = tl.dot(q_right, tl.trans(kv_right), scores, input_precision="tf32x3") * scale
-    scores = tl.where(valid[None, :], scores, float("-inf"))
-    higher = tl.maximum(top, tl.max(scores, 1))
-    weights = tl.where(valid[None, :], tl.exp2(scores - higher[:, None]), 0.0)
+    scores = tl.dot(kv_left, q_left, input_precision="tf32x3")
+    scores = tl.dot(kv_right, q_right, scores, input_precision="tf32x3") * scale  # [J, H]
+    scores = tl.where(valid[:, None], scores, float("-inf"))
+    higher = tl.maximum(top, tl.max(scores, 0))
+    weights = tl.where(valid[:, None], tl.exp2(scores - higher[None, :]), 0.0)
     kept = tl.exp2(top - higher)
-    below = below * kept + tl.sum(weights, 1)
+    below = below * kept + tl.sum(weights, 0)
     weights = weights.to(DOT)
-    left = tl.dot(weights, kv_left, left * kept[:, None], input_precision="tf32x3")
-    right = tl.dot(weights, kv_right, right * kept[:, None], input_precision="tf32x3")
+    left = tl.dot(tl.trans(kv_left), weights, left * kept[None, :], input_precision="tf32x3")
+    right = tl.dot(tl.trans(kv_right), weights, right * kept[None, :], input_precision="tf32x3")
     return higher, below, left, right
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def attend_split(query, ring, fresh, window_rows, entries, entry_rows, sink, out, tops, belows, num_heads, num_window,
                  num_chosen, tiles_per_split, scale, WINDOW: tl.constexpr, ENTRIES: tl.constexpr, WIDTH: tl.constexpr,
                  WINDOW_ROPE: tl.constexpr, ENTRY_ROPE: tl.constexpr, WINDOW_BYTES: tl.constexpr,
@@ -41,14 +46,15 @@ def attend_split(query, ring, fresh, window_rows, entries, entry_rows, sink, out
     h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
     d = tl.arange(0, BLOCK_D // 2)
     has_head = h < num_heads
-    at = query + (token * num_heads + h)[:, None] * WIDTH + d[None, :]
-    q_left = tl.load(at, mask=has_head[:, None] & (d < WIDTH)[None, :], other=0.0).to(DOT)
-    q_right = tl.load(at + BLOCK_D // 2, mask=has_head[:, None] & (d + BLOCK_D // 2 < WIDTH)[None, :], other=0.0)
-    q_right = q_right.to(DOT)
+    has_left = has_head[None, :] & (d < WIDTH)[:, None]
+    has_right = has_head[None, :] & (d + BLOCK_D // 2 < WIDTH)[:, None]
+    at = query + (token * num_heads + h)[None, :] * WIDTH + d[:, None]
+    q_left = tl.load(at, mask=has_left, other=0.0).to(DOT)
+    q_right = tl.load(at + BLOCK_D // 2, mask=has_right, other=0.0).to(DOT)
     top = tl.full([BLOCK_H], -3.0e38, tl.float32)
     below = tl.zeros([BLOCK_H], tl.float32)
-    left = tl.zeros([BLOCK_H, BLOCK_D // 2], tl.float32)
-    right = tl.zeros([BLOCK_H, BLOCK_D // 2], tl.float32)
+    left = tl.zeros([BLOCK_D // 2, BLOCK_H], tl.float32)
+    right = tl.zeros([BLOCK_D // 2, BLOCK_H], tl.float32)
     window_tiles = (num_window + BLOCK_J - 1) // BLOCK_J
     from_tile = split * tiles_per_split
     to_tile = from_tile + tiles_per_split
@@ -73,14 +79,13 @@ def attend_split(query, ring, fresh, window_rows, entries, entry_rows, sink, out
         kept = tl.exp2(top - higher)
         total = below * kept + tl.exp2(logit - higher)
         factor = tl.where(total > 0.0, kept / tl.where(total > 0.0, total, 1.0), 0.0)
-        left, right = left * factor[:, None], right * factor[:, None]
+        left, right = left * factor[None, :], right * factor[None, :]
     else:
         tl.store(tops + line, top, mask=has_head)
         tl.store(belows + line, below, mask=has_head)
-    place = out + line[:, None] * WIDTH + d[None, :]
-    tl.store(place, left.to(out.dtype.element_ty), mask=has_head[:, None] & (d < WIDTH)[None, :])
-    tl.store(place + BLOCK_D // 2, right.to(out.dtype.element_ty),
-             mask=has_head[:, None] & (d + BLOCK_D // 2 < WIDTH)[None, :])  # fmt: skip
+    place = out + line[None, :] * WIDTH + d[:, None]
+    tl.store(place, left.to(out.dtype.element_ty), mask=has_left)
+    tl.store(place + BLOCK_D // 2, right.to(out.dtype.element_ty), mask=has_right)
 
 
 @triton.jit

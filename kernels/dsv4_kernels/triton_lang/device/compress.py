@@ -3,8 +3,10 @@
 import triton
 import triton.language as tl
 
+from dsv4_kernels.triton_lang.device.numbers import VARIABLE
 
-@triton.jit
+
+@triton.jit(do_not_specialize=VARIABLE)
 def pool_block(values, gates, y, num_slots, width, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr):
     """One block and BLOCK_D channels per program."""
     block = tl.program_id(0).to(tl.int64)
@@ -20,7 +22,7 @@ def pool_block(values, gates, y, num_slots, width, BLOCK_S: tl.constexpr, BLOCK_
     tl.store(y + block * width + d, total.to(y.dtype.element_ty), mask=d < width)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def fold_runs(values, gates, states, begins, offsets, sources, ends, entries, num_runs, width, BLOCK_D: tl.constexpr):
     """BLOCK_D channels per program, run after run: a run may read the state that an earlier one stored."""
     d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -29,7 +31,7 @@ def fold_runs(values, gates, states, begins, offsets, sources, ends, entries, nu
     for run in range(num_runs):
         begin, end = tl.load(begins + run), tl.load(ends + run)
         at = states + tl.maximum(begin, 0) * 3 * width + d
-        is_kept = inside & (begin >= 0)
+        is_kept = inside & (begin + d * 0 >= 0)
         top = tl.load(at, mask=is_kept, other=float("-inf"))
         below = tl.load(at + width, mask=is_kept, other=0.0)
         total = tl.load(at + 2 * width, mask=is_kept, other=0.0)
@@ -42,10 +44,10 @@ def fold_runs(values, gates, states, begins, offsets, sources, ends, entries, nu
             below = below * kept + weight
             total = total * kept + weight * value
             top = higher
-        is_entry = end < 0
+        is_stored = inside & (end + d * 0 >= 0)
         out = states + tl.maximum(end, 0) * 3 * width + d
-        tl.store(out, top, mask=inside & (end >= 0))
-        tl.store(out + width, below, mask=inside & (end >= 0))
-        tl.store(out + 2 * width, total, mask=inside & (end >= 0))
-        tl.store(entries + entry * width + d, (total / below).to(entries.dtype.element_ty), mask=inside & is_entry)
-        entry += is_entry.to(tl.int64)
+        tl.store(out, top, mask=is_stored)
+        tl.store(out + width, below, mask=is_stored)
+        tl.store(out + 2 * width, total, mask=is_stored)
+        tl.store(entries + entry * width + d, (total / below).to(entries.dtype.element_ty), mask=inside & (end + d * 0 < 0))
+        entry += (end < 0).to(tl.int64)

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from dsv4_kernels.triton_lang.device.accumulate import accumulate
-from dsv4_kernels.triton_lang.device.numbers import power_of_two, scale_byte, sigmoid, to_e4m3
+from dsv4_kernels.triton_lang.device.numbers import VARIABLE, power_of_two, scale_byte, sigmoid, to_e4m3
 
 
 @triton.jit
@@ -14,15 +14,15 @@ def places(slots, block_group, num_slots, ROUTED: tl.constexpr, BLOCK_T: tl.cons
     place = block * BLOCK_T + tl.arange(0, BLOCK_T)
     if ROUTED:
         group = tl.load(block_group + block)
-        slot = tl.load(slots + place, mask=group >= 0, other=-1)
+        slot = tl.load(slots + place, mask=group + place * 0 >= 0, other=-1)
     else:
         group = tl.program_id(2)
         slot = tl.where(place < num_slots, place, -1)
     return slot, group
 
 
-@triton.jit
-def linear_kernel(x, x_scales, w, w_scales, alphas, y, slots, block_group, num_slots, N, K, split_y, k_per_split,
+@triton.jit(do_not_specialize=VARIABLE)
+def linear_kernel(x, x_scales, w, w_scales, alphas, y, slots, block_group, num_slots, N, K, split_y, blocks_per_split,
                   FORMAT: tl.constexpr, ROUTED: tl.constexpr, HAS_ALPHA: tl.constexpr, GROUPS: tl.constexpr,
                   IS_SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     """y[slot, g] = alpha_g · W_g x[slot, g]; grid: weight rows, tokens, groups.
@@ -42,17 +42,17 @@ def linear_kernel(x, x_scales, w, w_scales, alphas, y, slots, block_group, num_s
         line = tl.where(has_token, slot, 0)
         if GROUPS > 1:
             line = line * GROUPS + group
-        first = part * k_per_split
+        first = part * blocks_per_split * 256  # the compiler sees that parts begin at aligned columns
         acc = accumulate(x, x_scales, w, w_scales, group * N + n, has_row, line, has_token, first,
-                         tl.minimum(first + k_per_split, K), K, FORMAT, BLOCK_N, BLOCK_T, BLOCK_K)  # fmt: skip
+                         tl.minimum(first + blocks_per_split * 256, K), K, FORMAT, BLOCK_N, BLOCK_T, BLOCK_K)  # fmt: skip
         if HAS_ALPHA:
             acc = acc * tl.load(alphas + group)
         out = y + part.to(tl.int64) * split_y + line.to(tl.int64)[None, :] * N + n[:, None]
         tl.store(out, acc.to(y.dtype.element_ty), mask=has_row[:, None] & has_token[None, :])
 
 
-@triton.jit
-def expert_up_kernel(x, x_scales, w1, w1_scales, w3, w3_scales, alphas, gates, hidden, hidden_scales, slots, block_group,
+@triton.jit(do_not_specialize=VARIABLE)
+def expert_up_kernel(x, x_scales, w1, w1_scales, w3, w3_scales, alphas, alphas3, gates, hidden, hidden_scales, slots, block_group,
                      num_slots, N, K, limit, FORMAT: tl.constexpr, ROUTED: tl.constexpr, HAS_ALPHA: tl.constexpr,
                      HAS_GATES: tl.constexpr, SHARED_BY: tl.constexpr, OUT: tl.constexpr,
                      BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
@@ -73,8 +73,7 @@ def expert_up_kernel(x, x_scales, w1, w1_scales, w3, w3_scales, alphas, gates, h
         b = accumulate(x, x_scales, w3, w3_scales, row, has_row, token, has_token, 0, K, K, FORMAT,
                        BLOCK_N, BLOCK_T, BLOCK_K)  # fmt: skip
         if HAS_ALPHA:
-            alpha = tl.load(alphas + group)
-            a, b = a * alpha, b * alpha
+            a, b = a * tl.load(alphas + group), b * tl.load(alphas3 + group)
         a = tl.minimum(a, limit)
         f = a * sigmoid(a) * tl.minimum(tl.maximum(b, -limit), limit)
         if HAS_GATES:
@@ -96,7 +95,7 @@ def expert_up_kernel(x, x_scales, w1, w1_scales, w3, w3_scales, alphas, gates, h
                 tl.store(hidden + place, back.to(hidden.dtype.element_ty), mask=keep)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def sum_parts(parts, y, size, num_parts, distance, BLOCK: tl.constexpr):
     """y = the sum of the parts, in their order."""
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -113,12 +112,12 @@ def combine_slots(slots, ids, y, width, K: tl.constexpr, BLOCK_D: tl.constexpr):
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     total = tl.zeros([BLOCK_D], tl.float32)
     for k in range(K):
-        is_used = tl.load(ids + token * K + k) >= 0
+        is_used = tl.load(ids + token * K + k) + d * 0 >= 0
         total += tl.load(slots + (token * K + k) * width + d, mask=(d < width) & is_used, other=0.0).to(tl.float32)
     tl.store(y + token * width + d, total.to(y.dtype.element_ty), mask=d < width)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def schedule_experts(ids, slots, block_group, num_slots, num_blocks, NUM_EXPERTS: tl.constexpr, BLOCK_E: tl.constexpr,
                      BLOCK_S: tl.constexpr, BLOCK_T: tl.constexpr):  # fmt: skip
     """Sort slots by expert, each expert's padded with -1 to whole blocks of BLOCK_T. One program per expert, one more.

@@ -3,10 +3,10 @@
 import triton
 import triton.language as tl
 
-from dsv4_kernels.triton_lang.device.numbers import sigmoid
+from dsv4_kernels.triton_lang.device.numbers import VARIABLE, sigmoid
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def project_part(streams, fn, parts, squares, num_tokens, num_rows, K, k_per_part, BLOCK_T: tl.constexpr,
                  BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     """Part p of fn · vec(streams) and of the sum of squares, for BLOCK_T tokens; grid: tokens, parts.
@@ -44,7 +44,7 @@ def load_z(parts, squares, token, n, has, num_tokens, num_rows, width, norm_eps,
     return z / tl.sqrt(square / width + norm_eps)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def finish_maps(parts, squares, base, scale, pre, post, comb, num_tokens, num_rows, width, norm_eps, hc_eps, ITERATIONS,
                 N: tl.constexpr, NUM_PARTS: tl.constexpr, BLOCK_T: tl.constexpr):  # fmt: skip
     """Sum the parts, then the three maps of BLOCK_T tokens. N is a power of two."""
@@ -71,7 +71,7 @@ def finish_maps(parts, squares, base, scale, pre, post, comb, num_tokens, num_ro
     tl.store(comb + token.to(tl.int64)[:, None, None] * N * N + cell[None, :, :], c, mask=has3)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def finish_head(parts, squares, base, scale, mixing, num_tokens, num_rows, width, norm_eps, hc_eps, N: tl.constexpr,
                 NUM_PARTS: tl.constexpr, BLOCK_T: tl.constexpr):  # fmt: skip
     """Sum the parts, then the head's weights of BLOCK_T tokens."""

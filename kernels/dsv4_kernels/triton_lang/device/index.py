@@ -3,10 +3,11 @@
 import triton
 import triton.language as tl
 
+from dsv4_kernels.triton_lang.device.numbers import VARIABLE
 from dsv4_kernels.triton_lang.device.rows import load_channels
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def score_entries(query, head_weights, cache, rows, num_visible, scores, num_entries, num_heads, k, FORMAT: tl.constexpr,
                   WIDTH: tl.constexpr, ROW_BYTES: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr,
                   BLOCK_D: tl.constexpr, DOT: tl.constexpr):  # fmt: skip
@@ -34,7 +35,7 @@ def score_entries(query, head_weights, cache, rows, num_visible, scores, num_ent
         tl.store(scores + token * num_entries + entry, total, mask=seen)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def score_packed(query, query_scales, head_weights, cache, rows, num_visible, scores, num_entries, num_heads, k,
                  WIDTH: tl.constexpr, ROW_BYTES: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
     """As `score_entries`, with query [T, H, WIDTH / 2] and keys in FP4: the tensor core multiplies e2m1 by e2m1."""
@@ -68,7 +69,7 @@ def ordered(scores):
     return tl.where((bits >> 31) != 0, ~bits, bits | 0x80000000)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def select_best(scores, num_visible, chosen, num_entries, k, BLOCK: tl.constexpr):
     """The k best entries of one token in ascending order, then -1.
 

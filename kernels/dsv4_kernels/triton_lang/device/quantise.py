@@ -3,10 +3,10 @@
 import triton
 import triton.language as tl
 
-from dsv4_kernels.triton_lang.device.numbers import e2m1_code, power_of_two, scale_byte, to_e4m3
+from dsv4_kernels.triton_lang.device.numbers import VARIABLE, e2m1_code, power_of_two, scale_byte, to_e4m3
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def quantise_fp8_groups(x, codes, scales, num_groups, groups_per_row, width, GROUP: tl.constexpr,
                         BLOCK_G: tl.constexpr):  # fmt: skip
     """e4m3 with one power of two per GROUP columns, the last group of a row may be short; BLOCK_G groups per program."""
@@ -20,7 +20,7 @@ def quantise_fp8_groups(x, codes, scales, num_groups, groups_per_row, width, GRO
     tl.store(scales + group, byte.to(tl.uint8), mask=group < num_groups)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def quantise_fp4_groups(x, codes, scales, num_groups, global_scale, GROUP: tl.constexpr, IS_NV: tl.constexpr,
                         BLOCK_G: tl.constexpr):  # fmt: skip
     """e2m1, two to a byte; IS_NV: an e4m3 scale per group under a global one, otherwise a power of two per group."""

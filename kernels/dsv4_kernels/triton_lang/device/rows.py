@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from dsv4_kernels.triton_lang.device.numbers import e2m1_code, e2m1_value, power_of_two, scale_byte, to_e4m3
+from dsv4_kernels.triton_lang.device.numbers import VARIABLE, e2m1_code, e2m1_value, power_of_two, scale_byte, to_e4m3
 
 
 @triton.jit
@@ -38,7 +38,7 @@ def load_channels(row, valid, d, FORMAT: tl.constexpr, WIDTH: tl.constexpr, ROPE
     return values
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def pack_groups(values, data, num_rows, stride_v, ROW_BYTES: tl.constexpr, WIDTH: tl.constexpr,
                 GROUP: tl.constexpr, SCALE_AT: tl.constexpr, NUM_SCALES: tl.constexpr, KIND: tl.constexpr,
                 BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
@@ -77,7 +77,7 @@ def pack_groups(values, data, num_rows, stride_v, ROW_BYTES: tl.constexpr, WIDTH
         tl.store(start + SCALE_AT + group, byte.to(tl.uint8), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def copy_tail(values, data, num_rows, stride_v, FIRST: tl.constexpr, COUNT: tl.constexpr, AT: tl.constexpr,
               ROW_BYTES: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
     """Channels FIRST … FIRST + COUNT - 1 of BLOCK_R rows, as bf16 from byte AT on."""

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from dsv4_kernels.triton_lang.device.numbers import e2m1_code, e2m1_value, power_of_two, scale_byte, to_e4m3
+from dsv4_kernels.triton_lang.device.numbers import VARIABLE, e2m1_code, e2m1_value, power_of_two, scale_byte, to_e4m3
 
 
 @triton.jit
@@ -20,7 +20,7 @@ def rms_norm_rows(x, weight, y, width, eps, HAS_WEIGHT: tl.constexpr, BLOCK_D: t
     tl.store(y + row + d, values.to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def rope_rows(x, cos, sin, y, num_rows, heads, half, INVERSE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_P: tl.constexpr):
     """BLOCK_R rows (token, head) per program, all their pairs."""
     row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -38,7 +38,7 @@ def rope_rows(x, cos, sin, y, num_rows, heads, half, INVERSE: tl.constexpr, BLOC
     tl.store(y + place + 1, (even * s + odd * c).to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def round_trip_rows(x, y, num_groups, groups_per_row, width, GROUP: tl.constexpr, BLOCK_G: tl.constexpr,
                     BLOCK_D: tl.constexpr, IS_FP4: tl.constexpr):  # fmt: skip
     """BLOCK_G groups per program."""
@@ -60,7 +60,7 @@ def round_trip_rows(x, y, num_groups, groups_per_row, width, GROUP: tl.constexpr
     tl.store(y + place, (values * power_of_two(byte)[:, None]).to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIABLE)
 def hadamard_rows(x, y, num_rows, factor, LOG: tl.constexpr, BLOCK_R: tl.constexpr):
     """BLOCK_R rows of 2^LOG channels per program."""
     WIDTH: tl.constexpr = 1 << LOG
