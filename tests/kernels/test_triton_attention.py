@@ -73,4 +73,6 @@ def test_scores_far_apart_stay_finite(factor: float, reference: OpTable):
 def test_rows_of_two_layouts_in_one_window_are_refused(reference: OpTable):
     ring, fresh = CacheRows.allocate(PACKED, 4), CacheRows.plain(torch.ones(4, 128))
     with pytest.raises(ShapeError, match="store them alike"):
-        TABLE.sparse_attention(torch.ones(1, 2, 128), WindowRows(ring, fresh, torch.zeros(1, 1).long()), None, torch.zeros(2), 1.0)
+        TABLE.sparse_attention(
+            torch.ones(1, 2, 128), WindowRows(ring, fresh, torch.zeros(1, 1).long()), None, torch.zeros(2), 1.0
+        )

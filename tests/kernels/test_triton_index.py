@@ -41,7 +41,7 @@ def _is_as_good(got: torch.Tensor, want: torch.Tensor, arguments: tuple) -> bool
     for token, count in enumerate(visible.tolist()):
         scores = weights[token].double() @ torch.relu(query[token].double() @ keys.double().T)
         mine, theirs = got[token], want[token]
-        if not torch.equal(mine >= 0, theirs >= 0) or count and int(mine.max()) >= count:
+        if not torch.equal(mine >= 0, theirs >= 0) or (count and int(mine.max()) >= count):
             return False
         kept = mine[mine >= 0]
         if not torch.equal(kept, kept.unique()):

@@ -14,8 +14,8 @@ from dsv4_kernels.tensors import (
     quantise_nvfp4,
 )
 from dsv4_kernels.triton_lang.linear import grouped_linear, linear
-from dsv4_kernels.triton_lang.weights import quantise_nvfp4 as quantise_tokens
 from dsv4_kernels.triton_lang.weights import dense_weight, quantised_weight
+from dsv4_kernels.triton_lang.weights import quantise_nvfp4 as quantise_tokens
 from triton_rig import close, each_arch, interpreted, interpreted_device
 
 TABLE = interpreted()

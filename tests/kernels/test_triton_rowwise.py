@@ -10,7 +10,9 @@ from triton_rig import close, interpreted
 TABLE = interpreted()
 
 
-@pytest.mark.parametrize(("shape", "has_weight"), [((3, 7), True), ((2, 5, 512), False), ((1, 1536), True), ((0, 8), True)])
+@pytest.mark.parametrize(
+    ("shape", "has_weight"), [((3, 7), True), ((2, 5, 512), False), ((1, 1536), True), ((0, 8), True)]
+)
 def test_rms_norm(shape: tuple[int, ...], has_weight: bool, reference: OpTable):
     torch.manual_seed(1)
     x, weight = 3 * torch.randn(shape), torch.randn(shape[-1]) if has_weight else None

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 import triton.language as tl
-import triton.runtime.interpreter as interpreter
 from triton.language.semantic import TritonSemantic
+from triton.runtime import interpreter
 
 FLOATS = {
     tl.float64: torch.float64,
@@ -114,7 +114,9 @@ def _dot_scaled(self: Any, *arguments: Any) -> Any:
 def _refusing(name: str, original: Any) -> Any:
     def method(self: Any, a: Any, b: Any, *rest: Any) -> Any:
         if a.dtype.scalar in NARROW:
-            raise TypeError(f"{name} on {a.dtype}: the interpreter would compute on bit patterns. Cast to float32 first.")
+            raise TypeError(
+                f"{name} on {a.dtype}: the interpreter would compute on bit patterns. Cast to float32 first."
+            )
         return original(self, a, b, *rest)
 
     return method
@@ -124,7 +126,9 @@ def _accept_plain_formats() -> None:
     """Triton 3.6 and 3.7 ask a format for its value, which a plain string has not."""
     original = TritonSemantic.dot_scaled
 
-    def dot_scaled(self: Any, left: Any, ls: Any, left_kind: Any, right: Any, rs: Any, right_kind: Any, *rest: Any) -> Any:
+    def dot_scaled(
+        self: Any, left: Any, ls: Any, left_kind: Any, right: Any, rs: Any, right_kind: Any, *rest: Any
+    ) -> Any:
         try:
             return original(self, left, ls, left_kind, right, rs, right_kind, *rest)
         except AttributeError as error:

@@ -49,12 +49,8 @@ ARCHES = {
                 "nvfp4_a16": "nvfp4_as_bf16",
             },
         ),
-        Arch(
-            name="sm_100a", capability=100, shared_bytes=232_448, tensor_core="tcgen05", formats=_DATA_CENTRE
-        ),
-        Arch(
-            name="sm_103a", capability=103, shared_bytes=232_448, tensor_core="tcgen05", formats=_DATA_CENTRE
-        ),
+        Arch(name="sm_100a", capability=100, shared_bytes=232_448, tensor_core="tcgen05", formats=_DATA_CENTRE),
+        Arch(name="sm_103a", capability=103, shared_bytes=232_448, tensor_core="tcgen05", formats=_DATA_CENTRE),
         Arch(
             name="sm_120a",
             capability=120,
@@ -63,11 +59,6 @@ ARCHES = {
             formats={**_DATA_CENTRE, "mxfp4": "mxfp4_as_fp8"},
         ),
     )
-}
-FALLBACKS = {
-    "mxfp4_as_bf16": "sm_90 has no FP4 tensor core: codes and scales are widened to bf16, exactly",
-    "nvfp4_as_bf16": "16-bit tokens (W4A16), or no FP4 tensor core: code times scale is widened to bf16, exactly",
-    "mxfp4_as_fp8": "sm_120a does not multiply e4m3 by e2m1: the weight is widened to e4m3, exactly",
 }
 
 

@@ -26,7 +26,9 @@ def sparse_attention(
     ring, fresh = window.ring.spec, window.fresh.spec
     chosen = window.ring if entries is None else entries.cache
     require(ring == fresh, f"ring rows are {ring} but fresh ones {fresh}: store them alike.")
-    require(ring.width == chosen.spec.width == width, f"rows are {ring.width} and {chosen.spec.width} wide, not {width}.")
+    require(
+        ring.width == chosen.spec.width == width, f"rows are {ring.width} and {chosen.spec.width} wide, not {width}."
+    )
     entry_rows = window.rows[:, :0] if entries is None else entries.rows
     is_exact = RowFormat.FP32 in (ring.format, chosen.spec.format)
     block_h, block_j, warps = _blocks(device, heads, is_exact)
@@ -44,6 +46,7 @@ def sparse_attention(
         (*grid, splits),
         *(query, *caches, sink, partial, tops, belows, *sizes),
         warps=warps,
+        stages=1,
         WINDOW=ring.format.value,
         ENTRIES=chosen.spec.format.value,
         WIDTH=width,
@@ -54,8 +57,9 @@ def sparse_attention(
         SPLITS=splits,
         BLOCK_H=block_h,
         BLOCK_J=block_j,
-        BLOCK_D=power_of_two_at_least(width, 32),
+        BLOCK_D=power_of_two_at_least(width, 64),
         DOT=tl.float32 if is_exact else tl.bfloat16,
+        HEADS_LEFT=device.arch.tensor_core == "wgmma",
     )
     if splits > 1:
         sizes_ = {"WIDTH": width, "SPLITS": splits}
@@ -68,7 +72,7 @@ def _blocks(device: Device, heads: int, is_exact: bool) -> tuple[int, int, int]:
     """Heads and rows of a block, and warps."""
     if device.arch.is_small or is_exact:
         return 16, 32, 4
-    return min(64, power_of_two_at_least(heads, 16)), 64, 8
+    return min(32, power_of_two_at_least(heads, 16)), 64, 8
 
 
 def _num_splits(programs: int, tiles: int) -> int:

@@ -16,7 +16,9 @@ ROWS_PER_PROGRAM = 16
 
 def pack_rows(device: Device, values: Tensor, spec: RowSpec) -> CacheRows:
     """As `ops.PackRows`; the plain casts are torch's."""
-    require(values.dim() == 2 and values.shape[1] == spec.width, f"values are {list(values.shape)}, rows {spec.width} wide.")
+    require(
+        values.dim() == 2 and values.shape[1] == spec.width, f"values are {list(values.shape)}, rows {spec.width} wide."
+    )
     values = values.contiguous()
     if spec.format in (RowFormat.FP32, RowFormat.BF16):
         wide = values.to(torch.float32 if spec.format is RowFormat.FP32 else torch.bfloat16)

@@ -15,7 +15,7 @@ PART_COLUMNS = 1024  # of K for one program: 28 parts at Pro's 28,672 columns
 FINISH_TOKENS = 16
 
 
-def hyper_maps(
+def hyper_maps(  # noqa: PLR0913, PLR0917 - an operator's signature is its specification
     device: Device,
     streams: Tensor,
     fn: Tensor,

@@ -34,7 +34,13 @@ class Device:
     run: Callable[[Launch], None]
 
     def __call__(
-        self, kernel: Any, grid: Grid, *arguments: Tensor | int | float, warps: int = 4, stages: int = 2, **constants: Any
+        self,
+        kernel: Any,
+        grid: Grid,
+        *arguments: Tensor | int | float,
+        warps: int = 4,
+        stages: int = 2,
+        **constants: Any,
     ) -> None:
         """Launch a kernel; nothing happens where the grid is empty."""
         if 0 not in grid:

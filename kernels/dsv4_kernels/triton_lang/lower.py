@@ -1,6 +1,6 @@
 """Compile pairs offline, no GPU and no CUDA toolkit needed, and look at the code: native opcodes, limits, spills.
 
-python -m dsv4_kernels.triton_lang.lower [--arch NAME …] [--profile NAME …] [--op TEXT] [--every N] [--docs FILE]
+`report.py` is the command that does it for whole models.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from dsv4_kernels.errors import BindError
-from dsv4_kernels.triton_lang.arch import FALLBACKS, Arch
+from dsv4_kernels.triton_lang.arch import Arch
+from dsv4_kernels.triton_lang.native import due
 from dsv4_kernels.triton_lang.pairs import Pair
 
 MATRIX = re.compile(
@@ -27,25 +28,6 @@ MATRIX = re.compile(
 SPILL = re.compile(r"\b(?:STL|LDL)\b")
 MIN_INSTRUCTIONS = 12
 MAX_TENSOR_COLUMNS = 512  # more gives an empty kernel without an error
-# (tensor core, what is multiplied) → the opcodes of its product
-NATIVE = {
-    ("wgmma", "dense"): "wgmma.mma_async bf16",
-    ("wgmma", "fp8"): "wgmma.mma_async e4m3",
-    ("wgmma", "mxfp4_as_bf16"): "wgmma.mma_async bf16",
-    ("wgmma", "nvfp4_as_bf16"): "wgmma.mma_async bf16",
-    ("tcgen05", "dense"): "tcgen05.mma kind::f16",
-    ("tcgen05", "mxfp8"): "tcgen05.mma kind::mxf8f6f4.block_scale",
-    ("tcgen05", "mxfp4"): "tcgen05.mma kind::mxf8f6f4.block_scale",
-    ("tcgen05", "nvfp4"): "tcgen05.mma kind::mxf4nvf4.block_scale",
-    ("tcgen05", "nvfp4_as_bf16"): "tcgen05.mma kind::f16",
-    ("tcgen05", "mxfp4 x mxfp4"): "tcgen05.mma kind::mxf4.block_scale",
-    ("mma.sync", "dense"): "mma.sync bf16",
-    ("mma.sync", "mxfp8"): "mma.sync kind::mxf8f6f4.block_scale",
-    ("mma.sync", "mxfp4_as_fp8"): "mma.sync kind::mxf8f6f4.block_scale",
-    ("mma.sync", "nvfp4"): "mma.sync kind::mxf4nvf4.block_scale",
-    ("mma.sync", "nvfp4_as_bf16"): "mma.sync bf16",
-    ("mma.sync", "mxfp4 x mxfp4"): "mma.sync kind::mxf4nvf4.block_scale",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +42,6 @@ class Lowered:
     num_instructions: int
     num_spills: int
     problems: tuple[str, ...]
-
-    @property
-    def fallback(self) -> str:
-        """The declared reason where the product is not of the stored formats."""
-        return FALLBACKS.get(self.pair.format, "")
 
 
 def lower(pair: Pair, arch: Arch) -> Lowered:
@@ -97,7 +74,7 @@ def matrix_opcodes(ptx: str) -> tuple[str, ...]:
 
 
 def _inspect(pair: Pair, arch: Arch, compiled: Any) -> Lowered:
-    lines = [line for line in _sass(compiled.asm["cubin"]).splitlines() if re.search(r"/\*[0-9a-f]{4}\*/", line)]
+    lines = [line for line in _sass(compiled.asm["cubin"]).splitlines() if re.search(r"/\*[0-9a-f]{4,}\*/", line)]
     opcodes = matrix_opcodes(compiled.asm["ptx"])
     shared, columns = compiled.metadata.shared, getattr(compiled.metadata, "tmem_size", 0) or 0
     spills = sum(1 for line in lines if SPILL.search(line))
@@ -110,9 +87,9 @@ def _inspect(pair: Pair, arch: Arch, compiled: Any) -> Lowered:
         problems.append(f"has {len(lines)} instructions only")
     if spills:
         problems.append(f"{spills} instructions move registers to memory and back")
-    want = expected(pair, arch)
-    if pair.format and set(opcodes) - want or pair.format and not opcodes:
-        problems.append(f"multiplies with {', '.join(opcodes) or 'no tensor core'} but {' or '.join(sorted(want))} is due")
+    want = due(arch, pair.format)
+    if opcodes != ((want,) if want else ()):
+        problems.append(f"multiplies with {', '.join(opcodes) or 'no tensor core'} but {want or 'none'} is due")
     return Lowered(
         pair=pair,
         arch=arch,
@@ -123,12 +100,6 @@ def _inspect(pair: Pair, arch: Arch, compiled: Any) -> Lowered:
         num_spills=spills,
         problems=tuple(problems),
     )
-
-
-def expected(pair: Pair, arch: Arch) -> set[str]:
-    """The opcodes that a pair may multiply with: the native one, or those of a declared exception."""
-    native = NATIVE.get((arch.tensor_core, pair.format))
-    return {native} if native else set()
 
 
 def _failed(pair: Pair, arch: Arch, problem: str) -> Lowered:

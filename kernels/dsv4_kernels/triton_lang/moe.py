@@ -41,14 +41,18 @@ class Schedule:
         return self.experts.shape[0]
 
 
-def moe(device: Device, x: Tensor, experts: Experts, ids: Tensor, weights: Tensor, limit: float, round_trip: bool) -> Tensor:  # fmt: skip
+def moe(
+    device: Device, x: Tensor, experts: Experts, ids: Tensor, weights: Tensor, limit: float, round_trip: bool
+) -> Tensor:
     """As `ops.Moe`, over any weight format.
 
     Rule: FP8 and MXFP4 experts always make the FP8 round trip of `round_trip`: their tokens are FP8.
     """
     tokens, width = x.shape
     k = ids.shape[1]
-    require(tuple(weights.shape) == (tokens, k) == tuple(ids.shape), f"ids {list(ids.shape)} are not for {tokens} tokens.")
+    require(
+        tuple(weights.shape) == (tokens, k) == tuple(ids.shape), f"ids {list(ids.shape)} are not for {tokens} tokens."
+    )
     num_experts = experts.w1.num_groups
     blocks = _blocks(device, experts.w1, ceil_div(tokens * k, num_experts))
     schedule = make_schedule(device, ids.contiguous(), num_experts, blocks.tokens)

@@ -6,6 +6,7 @@ What is compiled offline is therefore what would be launched, and no operator ca
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +16,23 @@ from torch import Tensor
 
 from dsv4_kernels.cache import CacheRows, EntryRows, WindowRows
 from dsv4_kernels.rows import RowSpec
-from dsv4_kernels.tensors import FoldRuns, QuantTensor, WeightFormat, code_shape, scale_shape
-from dsv4_kernels.tensors import CODE_TYPE, SCALE_TYPE
+from dsv4_kernels.tensors import CODE_TYPE, SCALE_TYPE, FoldRuns, QuantTensor, WeightFormat, code_shape, scale_shape
 from dsv4_kernels.triton_lang import attention, cache, compress, hyper, index, linear, moe, route, rowwise
 from dsv4_kernels.triton_lang.arch import Arch
 from dsv4_kernels.triton_lang.device.numbers import VARIABLE
 from dsv4_kernels.triton_lang.launch import Device, Launch
 from dsv4_kernels.triton_lang.profiles import (
-    CSA_RATIO, ENTRY, HCA_RATIO, HEAD_DIM, INDEX_DIM, INDEX_HEADS, INDEX_KEYS, ROPE_DIM, STREAMS, TOP_EXPERTS, WINDOW,
+    CSA_RATIO,
+    ENTRY,
+    HCA_RATIO,
+    HEAD_DIM,
+    INDEX_DIM,
+    INDEX_HEADS,
+    INDEX_KEYS,
+    ROPE_DIM,
+    STREAMS,
+    TOP_EXPERTS,
+    WINDOW,
     Profile,
 )  # fmt: skip
 from dsv4_kernels.triton_lang.weights import DeviceWeight, dense_weight, quantised_weight
@@ -42,10 +52,11 @@ class Pair:
     """One kernel in one configuration: what a compilation needs.
 
     Rule: types[i] is "constexpr" for a parameter whose value is in constants; aligned lists the parameters that are
-          pointers, or multiples of 16.
+          pointers, or multiples of 16. tokens is the smallest step (of those looked at) that launches it.
     """
 
     op: str
+    tokens: int
     kernel: Any
     types: tuple[str, ...]
     constants: tuple[tuple[str, Any], ...]
@@ -79,24 +90,32 @@ class Pair:
 def pairs_of(arch: Arch, profile: Profile) -> tuple[Pair, ...]:
     """Every pair of a model on an architecture, once, in the order of a step."""
     found: dict[tuple[Any, ...], Pair] = {}
-    for op, launch in launches(arch, profile):
-        pair = _pair(op, launch)
+    for op, tokens, launch in launches(arch, profile):
+        pair = _pair(op, tokens, launch)
         key = (pair.name, pair.types, pair.constants, pair.aligned, pair.num_warps, pair.num_stages)
         found.setdefault(key, pair)
     return tuple(found.values())
 
 
-def launches(arch: Arch, profile: Profile) -> Iterator[tuple[str, Launch]]:
-    """(operator, launch) of decode steps and of a prefill."""
+def launches(arch: Arch, profile: Profile) -> Iterator[tuple[str, int, Launch]]:
+    """(operator, tokens, launch) of decode steps and of a prefill."""
     for tokens in (*DECODE_TOKENS, PREFILL_TOKENS):
-        for op, call in operators(profile, tokens):
-            recorded: list[Launch] = []
-            call(Device(arch, recorded.append))
-            yield from ((op, launch) for launch in recorded)
+        with torch.device("meta"):
+            found = _recorded(arch, profile, tokens)
+        yield from ((op, tokens, launch) for op, launch in found)
+
+
+def _recorded(arch: Arch, profile: Profile, tokens: int) -> list[tuple[str, Launch]]:
+    found: list[tuple[str, Launch]] = []
+    for op, call in operators(profile, tokens):
+        recorded: list[Launch] = []
+        call(Device(arch, recorded.append))
+        found += ((op, launch) for launch in recorded)
+    return found
 
 
 def operators(profile: Profile, tokens: int) -> Iterator[tuple[str, Callable[[Device], object]]]:
-    """(operator, a call of it at its real shapes) for a step of so many tokens."""
+    """(operator, a call of it at its real shapes) for a step of so many tokens, on torch's default device."""
     yield from _projections(profile, tokens)
     yield from _elementwise(profile, tokens)
     yield from _sparse(profile, tokens)
@@ -104,12 +123,12 @@ def operators(profile: Profile, tokens: int) -> Iterator[tuple[str, Callable[[De
 
 
 def empty(*shape: int, dtype: torch.dtype = BF16) -> Tensor:
-    """A tensor without data."""
-    return torch.empty(shape, dtype=dtype, device="meta")
+    """A tensor with any data, or none."""
+    return torch.empty(shape, dtype=dtype)
 
 
 def stored(format: WeightFormat, rows: int, columns: int) -> QuantTensor:
-    """A weight without data."""
+    """A weight with any data, or none."""
     scales = scale_shape(format, (rows, columns))
     return QuantTensor(
         format=format,
@@ -164,7 +183,7 @@ def _elementwise(p: Profile, tokens: int) -> Iterator[tuple[str, Callable[[Devic
     yield "hyper_head", _call(hyper.hyper_head, streams, *head)
     logits, bias = empty(tokens, p.experts, dtype=f32), empty(p.experts, dtype=f32)
     yield "route", _call(route.route, logits, bias, None, TOP_EXPERTS, 2.5)
-    yield "route", _call(route.route, logits, None, empty(tokens, TOP_EXPERTS, dtype=torch.int64), TOP_EXPERTS, 2.5)
+    yield "route", _call(route.route, logits, None, numbers(p.experts, tokens, TOP_EXPERTS), TOP_EXPERTS, 2.5)
     for slots, width in ((2 * CSA_RATIO, HEAD_DIM), (2 * CSA_RATIO, INDEX_DIM), (HCA_RATIO, HEAD_DIM)):
         values = empty(max(1, tokens // 4), slots, width, dtype=f32)
         yield "compress_pool", _call(compress.compress_pool, values, values)
@@ -175,23 +194,24 @@ def _sparse(p: Profile, tokens: int) -> Iterator[tuple[str, Callable[[Device], o
     for spec in (ENTRY, *INDEX_KEYS):
         yield "pack_rows", _call(cache.pack_rows, empty(tokens, spec.width), spec)
     query, sink = empty(tokens, p.heads, HEAD_DIM), empty(p.heads, dtype=torch.float32)
-    window = WindowRows(rows_of(ENTRY, WINDOW), rows_of(ENTRY, tokens), numbers(tokens, WINDOW))
-    for entries in (None, EntryRows(rows_of(ENTRY, CONTEXT), numbers(tokens, p.index_topk))):
+    window = WindowRows(rows_of(ENTRY, WINDOW), rows_of(ENTRY, tokens), numbers(WINDOW, tokens, WINDOW))
+    for entries in (None, EntryRows(rows_of(ENTRY, CONTEXT), numbers(CONTEXT, tokens, p.index_topk))):
         yield "sparse_attention", _call(attention.sparse_attention, query, window, entries, sink, HEAD_DIM**-0.5)
     index_query = empty(tokens, INDEX_HEADS, INDEX_DIM)
     weights = empty(tokens, INDEX_HEADS)
+    visible = torch.full((tokens,), CONTEXT // CSA_RATIO)
     for spec in INDEX_KEYS:
-        rows = numbers(CONTEXT // CSA_RATIO)
+        rows = numbers(CONTEXT // CSA_RATIO, CONTEXT // CSA_RATIO)
         keys = rows_of(spec, rows.shape[0])
         yield (
             f"index_select {spec.format.value}",
-            _call(index.index_select, index_query, weights, keys, rows, numbers(tokens), p.index_topk),
+            _call(index.index_select, index_query, weights, keys, rows, visible, p.index_topk),
         )
 
 
 def _experts(p: Profile, tokens: int) -> Iterator[tuple[str, Callable[[Device], object]]]:
     x = empty(tokens, p.hidden)
-    ids, weights = numbers(tokens, TOP_EXPERTS), empty(tokens, TOP_EXPERTS, dtype=torch.float32)
+    ids, weights = numbers(p.experts, tokens, TOP_EXPERTS), empty(tokens, TOP_EXPERTS, dtype=torch.float32)
 
     def stack(format: WeightFormat, count: int, input_scale: float) -> moe.Experts:
         def part(rows: int, columns: int) -> DeviceWeight:
@@ -206,18 +226,24 @@ def _experts(p: Profile, tokens: int) -> Iterator[tuple[str, Callable[[Device], 
 
 
 def rows_of(spec: RowSpec, count: int) -> CacheRows:
-    """A cache without data."""
+    """A cache with any data, or none."""
     return CacheRows(empty(count, spec.row_bytes, dtype=torch.uint8), spec)
 
 
-def numbers(*shape: int) -> Tensor:
-    """Row numbers, expert ids or lengths without data."""
-    return empty(*shape, dtype=torch.int64)
+def numbers(limit: int, *shape: int) -> Tensor:
+    """Row numbers or expert ids 0 … limit - 1, spread evenly."""
+    step = max(1, limit // 7) | 1  # neighbours lie far apart
+    return (torch.arange(math.prod(shape)) * step % limit).view(shape)
 
 
 def _fold(tokens: int) -> Callable[[Device], object]:
     values, states = empty(tokens, HEAD_DIM, dtype=torch.float32), empty(8, 3, HEAD_DIM, dtype=torch.float32)
-    runs = FoldRuns(begins=numbers(2), offsets=numbers(3), sources=numbers(tokens), ends=numbers(2))
+    runs = FoldRuns(
+        begins=torch.tensor([-1, 0]),
+        offsets=torch.tensor([0, tokens // 2, tokens]),
+        sources=torch.arange(tokens),
+        ends=torch.tensor([0, -1]),
+    )
     return _call(compress.fold_into, values, values, states, runs, 1)
 
 
@@ -225,7 +251,7 @@ def _call(function: Callable[..., object], *arguments: object) -> Callable[[Devi
     return lambda device: function(device, *arguments)
 
 
-def _pair(op: str, launch: Launch) -> Pair:
+def _pair(op: str, tokens: int, launch: Launch) -> Pair:
     parameters = list(inspect.signature(launch.kernel.fn).parameters)
     types, constants, aligned = [], dict(launch.constants), []
     for place, name in enumerate(parameters):
@@ -243,6 +269,7 @@ def _pair(op: str, launch: Launch) -> Pair:
             aligned += [place] if value % 16 == 0 and name not in VARIABLE else []
     return Pair(
         op=op,
+        tokens=tokens,
         kernel=launch.kernel,
         types=tuple(types),
         constants=tuple((name, constants[name]) for name in parameters if name in constants),

@@ -24,7 +24,7 @@ class DeviceWeight:
     """One matrix, or one for each of G groups or experts stacked along the rows.
 
     Shapes: codes [G * N, K] or [G * N, K / 2]; scales as `QuantTensor` for G * N rows; alphas [G] float32, what the
-            product of group g is multiplied by (NVFP4's global scales; None is 1); token_alphas those times input_scale.
+            product of group g is multiplied by (NVFP4's global scales; None is 1); token_alphas times input_scale.
     Rule:   input_scale is NVFP4's global scale of the tokens; 0 leaves tokens in bf16 (W4A16).
     """
 
@@ -107,7 +107,7 @@ def tokens_for(device: Device, x: Tensor, weight: DeviceWeight) -> tuple[Tensor,
 
 
 def quantise_fp8(device: Device, x: Tensor, group: int = FP8_GROUP) -> tuple[Tensor, Tensor]:
-    """e4m3 codes and UE8M0 bytes, by the rule of `ops.Fp8RoundTrip`. Shapes: x [..., K]; codes as x; [..., K / group]."""
+    """e4m3 codes and UE8M0 bytes, as `ops.Fp8RoundTrip` rounds. Shapes: x [..., K]; codes as x; [..., K / group]."""
     x = x.contiguous()
     width = x.shape[-1]
     per_row = ceil_div(width, group)

@@ -49,5 +49,7 @@ def fold_runs(values, gates, states, begins, offsets, sources, ends, entries, nu
         tl.store(out, top, mask=is_stored)
         tl.store(out + width, below, mask=is_stored)
         tl.store(out + 2 * width, total, mask=is_stored)
-        tl.store(entries + entry * width + d, (total / below).to(entries.dtype.element_ty), mask=inside & (end + d * 0 < 0))
+        tl.store(
+            entries + entry * width + d, (total / below).to(entries.dtype.element_ty), mask=inside & (end + d * 0 < 0)
+        )
         entry += (end < 0).to(tl.int64)

@@ -24,7 +24,8 @@ def places(slots, block_group, num_slots, ROUTED: tl.constexpr, BLOCK_T: tl.cons
 @triton.jit(do_not_specialize=VARIABLE)
 def linear_kernel(x, x_scales, w, w_scales, alphas, y, slots, block_group, num_slots, N, K, split_y, blocks_per_split,
                   FORMAT: tl.constexpr, ROUTED: tl.constexpr, HAS_ALPHA: tl.constexpr, GROUPS: tl.constexpr,
-                  IS_SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
+                  IS_SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr,
+                  BLOCK_K: tl.constexpr):  # fmt: skip
     """y[slot, g] = alpha_g · W_g x[slot, g]; grid: weight rows, tokens, groups.
 
     With ROUTED a table names the group of each block of slots, and x and y have one row per slot. With IS_SPLIT the
@@ -44,7 +45,8 @@ def linear_kernel(x, x_scales, w, w_scales, alphas, y, slots, block_group, num_s
             line = line * GROUPS + group
         first = part * blocks_per_split * 256  # the compiler sees that parts begin at aligned columns
         acc = accumulate(x, x_scales, w, w_scales, group * N + n, has_row, line, has_token, first,
-                         tl.minimum(first + blocks_per_split * 256, K), K, FORMAT, BLOCK_N, BLOCK_T, BLOCK_K)  # fmt: skip
+                         tl.minimum(first + blocks_per_split * 256, K), K, FORMAT,
+                         BLOCK_N, BLOCK_T, BLOCK_K)  # fmt: skip
         if HAS_ALPHA:
             acc = acc * tl.load(alphas + group)
         out = y + part.to(tl.int64) * split_y + line.to(tl.int64)[None, :] * N + n[:, None]
@@ -52,8 +54,9 @@ def linear_kernel(x, x_scales, w, w_scales, alphas, y, slots, block_group, num_s
 
 
 @triton.jit(do_not_specialize=VARIABLE)
-def expert_up_kernel(x, x_scales, w1, w1_scales, w3, w3_scales, alphas, alphas3, gates, hidden, hidden_scales, slots, block_group,
-                     num_slots, N, K, limit, FORMAT: tl.constexpr, ROUTED: tl.constexpr, HAS_ALPHA: tl.constexpr,
+def expert_up_kernel(x, x_scales, w1, w1_scales, w3, w3_scales, alphas, alphas3, gates, hidden,
+                     hidden_scales, slots, block_group, num_slots, N, K, limit,
+                     FORMAT: tl.constexpr, ROUTED: tl.constexpr, HAS_ALPHA: tl.constexpr,
                      HAS_GATES: tl.constexpr, SHARED_BY: tl.constexpr, OUT: tl.constexpr,
                      BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     """hidden[slot] = gate · silu(min(W1 x, limit)) · clip(W3 x, ±limit), rounded as OUT says.
@@ -107,7 +110,7 @@ def sum_parts(parts, y, size, num_parts, distance, BLOCK: tl.constexpr):
 
 @triton.jit
 def combine_slots(slots, ids, y, width, K: tl.constexpr, BLOCK_D: tl.constexpr):
-    """y[t] = the sum of slots[t, 0 … K - 1] in their order; a slot whose id is -1 was never written and adds nothing."""
+    """y[t] = the sum of slots[t, 0 … K - 1] in their order; a slot whose id is -1 was never written: it adds 0."""
     token = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     total = tl.zeros([BLOCK_D], tl.float32)

@@ -8,9 +8,9 @@ from dsv4_kernels.triton_lang.device.rows import load_channels
 
 
 @triton.jit(do_not_specialize=VARIABLE)
-def score_entries(query, head_weights, cache, rows, num_visible, scores, num_entries, num_heads, k, FORMAT: tl.constexpr,
-                  WIDTH: tl.constexpr, ROW_BYTES: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr,
-                  BLOCK_D: tl.constexpr, DOT: tl.constexpr):  # fmt: skip
+def score_entries(query, head_weights, cache, rows, num_visible, scores, num_entries, num_heads, k,
+                  FORMAT: tl.constexpr, WIDTH: tl.constexpr, ROW_BYTES: tl.constexpr, BLOCK_H: tl.constexpr,
+                  BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr, DOT: tl.constexpr):  # fmt: skip
     """Scores of BLOCK_C entries for one token. Entries stand on the left: they fill the tensor core's 128 rows.
 
     Blocks that are not visible, and tokens that see k entries at most, are left out: `select_best` does not read them.
@@ -37,7 +37,8 @@ def score_entries(query, head_weights, cache, rows, num_visible, scores, num_ent
 
 @triton.jit(do_not_specialize=VARIABLE)
 def score_packed(query, query_scales, head_weights, cache, rows, num_visible, scores, num_entries, num_heads, k,
-                 WIDTH: tl.constexpr, ROW_BYTES: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
+                 WIDTH: tl.constexpr, ROW_BYTES: tl.constexpr, BLOCK_H: tl.constexpr,
+                 BLOCK_C: tl.constexpr):  # fmt: skip
     """As `score_entries`, with query [T, H, WIDTH / 2] and keys in FP4: the tensor core multiplies e2m1 by e2m1."""
     token = tl.program_id(0).to(tl.int64)
     visible = tl.load(num_visible + token)

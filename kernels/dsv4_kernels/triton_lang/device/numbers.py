@@ -45,7 +45,7 @@ def e2m1_code(values):
 
 @triton.jit
 def e2m1_value(code):
-    """The float32 worth of e2m1 codes: their two exponent bits and one mantissa bit are placed in a float32, times 2^126."""
+    """The float32 worth of e2m1 codes: exponent and mantissa bits placed in a float32, times 2^126."""
     wide = code.to(tl.int32)
     magnitude = ((wide & 7) << 22).to(tl.float32, bitcast=True) * 8.507059173023462e37
     return tl.where((wide & 8) != 0, -magnitude, magnitude)

@@ -9,7 +9,7 @@ from dsv4_kernels.triton_lang.device.numbers import VARIABLE, e2m1_code, power_o
 @triton.jit(do_not_specialize=VARIABLE)
 def quantise_fp8_groups(x, codes, scales, num_groups, groups_per_row, width, GROUP: tl.constexpr,
                         BLOCK_G: tl.constexpr):  # fmt: skip
-    """e4m3 with one power of two per GROUP columns, the last group of a row may be short; BLOCK_G groups per program."""
+    """e4m3 with one power of two per GROUP columns, the last of a row may be short; BLOCK_G groups per program."""
     group = tl.program_id(0) * BLOCK_G + tl.arange(0, BLOCK_G)
     row = (group // groups_per_row).to(tl.int64)
     column = (group % groups_per_row)[:, None] * GROUP + tl.arange(0, GROUP)[None, :]

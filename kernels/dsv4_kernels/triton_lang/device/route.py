@@ -38,7 +38,7 @@ def route_token(logits, bias, fixed_ids, ids, weights, num_experts, scale, K: tl
 
 @triton.jit
 def log1p_exp(x):
-    """log(1 + e^x), x <= 20: 2 atanh(e / (2 + e)) as a series where e < 1, for hardware logarithms are coarse near 1."""
+    """log(1 + e^x), x <= 20: 2 atanh(e / (2 + e)) as a series where e < 1: hardware logarithms are coarse near 1."""
     e = tl.exp(x)
     r = e / (2.0 + e)
     q = r * r

@@ -21,7 +21,9 @@ def rms_norm_rows(x, weight, y, width, eps, HAS_WEIGHT: tl.constexpr, BLOCK_D: t
 
 
 @triton.jit(do_not_specialize=VARIABLE)
-def rope_rows(x, cos, sin, y, num_rows, heads, half, INVERSE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_P: tl.constexpr):
+def rope_rows(
+    x, cos, sin, y, num_rows, heads, half, INVERSE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_P: tl.constexpr
+):
     """BLOCK_R rows (token, head) per program, all their pairs."""
     row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     pair = tl.arange(0, BLOCK_P)
