@@ -55,6 +55,7 @@ COMMANDS = {
     "tokens": Command("dsv4_client.commands.tokens", "show the token ids of a text or a chat (no server needed)"),
     "check": Command("dsv4_backend.commands.check", "validate a checkpoint and print its sizes"),
     "plan": Command("dsv4_backend.commands.plan", "say what a deployment needs and could reach at best"),
+    "kernels": Command("dsv4_backend.commands.kernels", "show which kernel each operator takes, and why"),
     "k8s": Command("dsv4_nim.deploy.command", "write Kubernetes manifests, compose file, alerts or dashboard"),
 }
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read where a kernel is defined: before anything imports the language
 settings.register_profile("shared-cores", deadline=None)  # wall time says nothing while others compute
 settings.load_profile("shared-cores")
 

@@ -1,16 +1,19 @@
 """Choose one implementation of every operator, once, at process start.
 
 from dsv4_kernels.dispatch import bind
-ops = bind("cpu")
+ops = bind("cpu")                  # or "cuda": kernels in the Triton language, for the GPU that is here
 y = ops.linear(x, weight)
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from dsv4_kernels.build import build
 from dsv4_kernels.cpu.library import load
@@ -33,7 +36,12 @@ from dsv4_kernels.reference import (
 )
 
 OPERATORS = tuple(field.name for field in fields(OpTable))
-TARGETS = ("cpu", "reference")
+TARGETS = ("cpu", "reference", "cuda")
+SOURCES = {  # source → the target that it serves, and what is to be said for it
+    "cpu": ("cpu", "C++ twin, batch-invariant"),
+    "reference": ("reference", "torch, the specification"),
+    "triton_lang": ("cuda", "portable kernels for sm_90, sm_100a, sm_103a and sm_120a"),
+}
 REFERENCE_MODULES = (attention, cache, compress, hyper, index, linear, moe, norm, rope, round_trip, route, sample)
 
 
@@ -57,10 +65,9 @@ class Implementation:
 
 def declared() -> tuple[Implementation, ...]:
     """Everything that exists; where several serve a target, the first one listed is chosen."""
-    reasons = {"cpu": "C++ twin, batch-invariant", "reference": "torch, the specification"}
     return tuple(
-        Implementation(op=op, source=source, needs=Needs(target=source), reason=reason)
-        for source, reason in reasons.items()
+        Implementation(op=op, source=source, needs=Needs(target=target), reason=reason)
+        for source, (target, reason) in SOURCES.items()
         for op in OPERATORS
     )
 
@@ -81,9 +88,9 @@ def choose(needs: Needs) -> tuple[Implementation, ...]:
 
 
 def bind(target: str = "cpu", cache: Path | None = None) -> OpTable:
-    """The table for a target, "cpu" or "reference". The C++ library is built first if `cache` does not hold it.
+    """The table for a target: "cpu", "reference", or "cuda" for the current GPU.
 
-    Raises: BindError for an unknown target; BuildError if the library cannot be built.
+    Raises: BindError for an unknown target or GPU; BuildError if the C++ library is not in `cache` and cannot be built.
     """
     chosen = choose(Needs(target=target))
     functions = {source: _functions(source, cache) for source in {one.source for one in chosen}}
@@ -100,5 +107,19 @@ def _functions(source: str, cache: Path | None) -> dict[str, Callable[..., Any]]
     if source == "cpu":
         twins = CpuOps(load(build(cache)))
         return {op: getattr(twins, op) for op in OPERATORS}
+    if source == "triton_lang":
+        return _gpu_functions()
     holders = {op: module for module in REFERENCE_MODULES for op in OPERATORS if hasattr(module, op)}
     return {op: getattr(module, op) for op, module in holders.items()}
+
+
+def _gpu_functions() -> dict[str, Callable[..., Any]]:
+    """Imported here only: the Triton language is slow to import, and a CPU does without it."""
+    if not torch.cuda.is_available():
+        raise BindError('torch sees no GPU, so target "cuda" cannot be bound. Bind "cpu".')
+    arch, launch, table = (
+        importlib.import_module(f"dsv4_kernels.triton_lang.{name}") for name in ("arch", "launch", "table")
+    )
+    device = launch.Device(arch.arch_of(torch.cuda.get_device_capability()), launch.execute)
+    functions: dict[str, Callable[..., Any]] = table.functions(device, OPERATORS)
+    return functions

@@ -1,0 +1,66 @@
+"""The operators of `OpTable` on one device, and those that take quantised weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from dsv4_kernels.tensors import ExpertWeights, LinearWeight
+from dsv4_kernels.triton_lang import attention, cache, compress, hyper, index, linear, moe, route, rowwise
+from dsv4_kernels.triton_lang.launch import Device
+from dsv4_kernels.triton_lang.moe import Experts
+from dsv4_kernels.triton_lang.weights import DeviceWeight, dense_weight
+
+MODULES = (attention, cache, compress, hyper, index, route, rowwise)
+WEIGHTED = ("linear", "grouped_linear", "moe", "gated_mlp")
+
+
+def functions(device: Device, operators: tuple[str, ...]) -> dict[str, Callable[..., Any]]:
+    """Every operator of `OpTable`, bound to a device; weights may be dense or `DeviceWeight`."""
+    own = {"linear": _linear, "grouped_linear": _grouped_linear, "moe": _moe, "gated_mlp": _gated_mlp}
+    found = {op: getattr(module, op) for module in MODULES for op in operators if hasattr(module, op)}
+    return {op: partial({**found, **own}[op], device) for op in operators}
+
+
+def _linear(device: Device, x: Tensor, weight: LinearWeight | DeviceWeight) -> Tensor:
+    return linear.linear(device, x, _on_device(weight))
+
+
+def _grouped_linear(device: Device, x: Tensor, weight: LinearWeight | DeviceWeight) -> Tensor:
+    return linear.grouped_linear(device, x, _on_device(weight, x.shape[1]))
+
+
+def _moe(
+    device: Device,
+    x: Tensor,
+    experts: ExpertWeights | Experts,
+    ids: Tensor,
+    weights: Tensor,
+    limit: float,
+    round_trip: bool,
+) -> Tensor:
+    if isinstance(experts, ExpertWeights):
+        stacks = (experts.w1, experts.w3, experts.w2)
+        w1, w3, w2 = (dense_weight(stack.flatten(0, 1), stack.shape[0]) for stack in stacks)
+        experts = Experts(w1=w1, w3=w3, w2=w2)
+    return moe.moe(device, x, experts, ids, weights, limit, round_trip)
+
+
+def _gated_mlp(
+    device: Device,
+    x: Tensor,
+    w1: LinearWeight | DeviceWeight,
+    w3: LinearWeight | DeviceWeight,
+    w2: LinearWeight | DeviceWeight,
+    limit: float,
+    round_trip: bool,
+) -> Tensor:
+    experts = Experts(w1=_on_device(w1), w3=_on_device(w3), w2=_on_device(w2))
+    return moe.gated_mlp(device, x, experts, limit, round_trip)
+
+
+def _on_device(weight: LinearWeight | DeviceWeight, num_groups: int = 1) -> DeviceWeight:
+    return weight if isinstance(weight, DeviceWeight) else dense_weight(weight.dense, num_groups)
