@@ -11,6 +11,7 @@ import torch
 from dsv4_kernels.cache import CacheRows, EntryRows, WindowRows
 from dsv4_kernels.dispatch import OPERATORS
 from dsv4_kernels.ops import OpTable
+from dsv4_kernels.sampling import SampleRows
 from dsv4_kernels.rows import RowFormat, RowSpec
 from dsv4_kernels.tensors import ExpertWeights, FoldRuns, LinearWeight
 from hypothesis import given, settings
@@ -139,6 +140,11 @@ def attention(width: int) -> list[Case]:
             "index_select",
             lambda t: (torch.randn(t, 6, width), torch.randn(t, 6), torch.randint(0, 201, (t,))),
             lambda o, r: o.index_select(r[0], r[1], entries, rows, r[2], 20),
+        ),
+        Case(
+            "sample_tokens",
+            lambda t: (torch.randn(t, width), torch.rand(t, 3, dtype=torch.float64), torch.randint(0, 9, (t,))),
+            lambda o, r: o.sample_tokens(r[0], SampleRows(r[1][:, 0], r[2], r[1][:, 1], r[1][:, 1] / 9, r[1][:, 2])),
         ),
     ]
 

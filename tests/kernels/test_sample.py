@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from dsv4_kernels.errors import ShapeError
 from dsv4_kernels.ops import OpTable
 from dsv4_kernels.sampling import SampleRows
+from dsv4_kernels.triton_lang.arch import arch_named
+from dsv4_kernels.triton_lang.launch import Device, execute
+from dsv4_kernels.triton_lang.sample import sample_tokens
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +27,14 @@ settings_rows = st.tuples(
 )
 
 
-def chosen(ops: OpTable, scores: torch.Tensor, *rows: Row) -> list[int]:
+@cache
+def on_gpu() -> SimpleNamespace:
+    """What a GPU's table does, here on the CPU."""
+    device = Device(arch_named("sm_90"), execute)
+    return SimpleNamespace(sample_tokens=partial(sample_tokens, device))
+
+
+def chosen(ops: OpTable | SimpleNamespace, scores: torch.Tensor, *rows: Row) -> list[int]:
     return ops.sample_tokens(scores, SampleRows.of(list(rows))).tolist()  # type: ignore[no-any-return]
 
 
@@ -31,14 +44,14 @@ def chosen(ops: OpTable, scores: torch.Tensor, *rows: Row) -> list[int]:
     width=st.sampled_from([1, 2, 33, 1000]),
     levels=st.sampled_from([3, 10**6]),
 )
-def test_both_choose_alike(
+def test_all_choose_alike(
     cpu: OpTable, reference: OpTable, rows: list[Row], seed: int, width: int, levels: int
 ) -> None:
     """Few levels make many ties."""
     rng = np.random.default_rng(seed)
     scores = torch.from_numpy(rng.integers(0, levels, (len(rows), width)) / levels * 8 - 4).float()
     scores[torch.from_numpy(rng.random((len(rows), width)) < 0.2)] = -torch.inf
-    assert chosen(cpu, scores, *rows) == chosen(reference, scores, *rows)
+    assert chosen(cpu, scores, *rows) == chosen(reference, scores, *rows) == chosen(on_gpu(), scores, *rows)
 
 
 def test_greedy_takes_the_best_and_of_equal_ones_the_first(ops: OpTable) -> None:

@@ -1,4 +1,4 @@
-"""What would be launched: found without data, native on each architecture or declared, the same as the models' shapes."""
+"""What would be launched: found without data, native on each architecture or declared, the shapes of the models."""
 
 from __future__ import annotations
 

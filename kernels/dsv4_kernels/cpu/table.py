@@ -353,9 +353,11 @@ class CpuOps:
         count, width = scores.shape
         require(rows.number.shape == (count,), f"scores have {count} rows but the settings {rows.number.shape[0]}.")
         out = torch.empty(count, dtype=torch.int64)
-        settings = (rows.temperature, rows.top_k, rows.top_p, rows.min_p, rows.number)
-        pointers = [item.data_ptr() for item in settings]
-        self._c.dsv4_sample_tokens(
+        reals = (rows.temperature, rows.top_p, rows.min_p, rows.number)
+        temperature, top_p, min_p, number = (item.contiguous() for item in reals)
+        top_k = _i64(rows.top_k, (count,))
+        pointers = [item.data_ptr() for item in (temperature, top_k, top_p, min_p, number)]
+        self.library.dsv4_sample_tokens(
             scores.data_ptr(), *pointers, out.data_ptr(), count, width, NEGLIGIBLE, torch.get_num_threads()
         )
         return out

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from dsv4_kernels.tensors import ExpertWeights, LinearWeight
-from dsv4_kernels.triton_lang import attention, cache, compress, hyper, index, linear, moe, route, rowwise
+from dsv4_kernels.tensors import ExpertPart, ExpertWeights, LinearWeight
+from dsv4_kernels.triton_lang import attention, cache, compress, hyper, index, linear, moe, route, rowwise, sample
 from dsv4_kernels.triton_lang.launch import Device
 from dsv4_kernels.triton_lang.moe import Experts
 from dsv4_kernels.triton_lang.weights import DeviceWeight, dense_weight
 
-MODULES = (attention, cache, compress, hyper, index, route, rowwise)
+MODULES = (attention, cache, compress, hyper, index, route, rowwise, sample)
 WEIGHTED = ("linear", "grouped_linear", "moe", "gated_mlp")
 
 
@@ -43,8 +44,10 @@ def _moe(
     round_trip: bool,
 ) -> Tensor:
     if isinstance(experts, ExpertWeights):
-        stacks = (experts.w1, experts.w3, experts.w2)
-        w1, w3, w2 = (dense_weight(stack.flatten(0, 1), stack.shape[0]) for stack in stacks)
+        count = range(experts.num_experts)
+        parts: tuple[ExpertPart, ...] = ("w1", "w3", "w2")
+        stacks = (torch.cat([experts.matrix(expert, part) for expert in count]) for part in parts)
+        w1, w3, w2 = (dense_weight(stack, experts.num_experts) for stack in stacks)
         experts = Experts(w1=w1, w3=w3, w2=w2)
     return moe.moe(device, x, experts, ids, weights, limit, round_trip)
 
@@ -63,4 +66,4 @@ def _gated_mlp(
 
 
 def _on_device(weight: LinearWeight | DeviceWeight, num_groups: int = 1) -> DeviceWeight:
-    return weight if isinstance(weight, DeviceWeight) else dense_weight(weight.dense, num_groups)
+    return weight if isinstance(weight, DeviceWeight) else dense_weight(weight.matrix(), num_groups)
