@@ -24,7 +24,15 @@ from dsv4_kernels.triton_lang.arch import arch_of
 from dsv4_kernels.triton_lang.launch import Device, execute
 from dsv4_kernels.triton_lang.pairs import CONTEXT, empty, fp8_shapes, operators, stored
 from dsv4_kernels.triton_lang.profiles import (
-    CSA_RATIO, ENTRY, HEAD_DIM, INDEX_KEYS, PROFILES, STREAMS, TOP_EXPERTS, WINDOW, Profile,
+    CSA_RATIO,
+    ENTRY,
+    HEAD_DIM,
+    INDEX_KEYS,
+    PROFILES,
+    STREAMS,
+    TOP_EXPERTS,
+    WINDOW,
+    Profile,
 )  # fmt: skip
 from dsv4_kernels.triton_lang.weights import dense_weight, quantised_weight
 
