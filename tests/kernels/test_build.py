@@ -203,7 +203,7 @@ def test_building_from_the_command_line_prints_the_library(tmp_path: Path):
     assert Path(told.stdout.strip()).exists() and told.stderr == ""
 
 
-@pytest.mark.parametrize("target", ["cpu", "reference"])
+@pytest.mark.parametrize("target", ["cpu", "reference", "cuda"])
 def test_every_operator_is_served_and_described(target: str):
     assert [one.op for one in choose(Needs(target=target))] == list(OPERATORS)
     assert all(f"{op} " in describe(target) for op in OPERATORS)
@@ -212,6 +212,12 @@ def test_every_operator_is_served_and_described(target: str):
 def test_an_unknown_target_is_refused_with_the_known_ones():
     with pytest.raises(BindError, match=r"'tpu'.*cpu, reference"):
         bind("tpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_cpu_is_named():
+    with pytest.raises(BindError, match=r'sees no GPU.*Bind "cpu"'):
+        bind("cuda")
 
 
 def test_another_number_type_is_refused():

@@ -20,7 +20,7 @@ from triton_rig import close, each_arch, interpreted, interpreted_device
 
 TABLE = interpreted()
 QUANTISE = {"fp8": quantise_fp8_block, "mxfp4": quantise_mxfp4, "nvfp4": quantise_nvfp4}
-SHAPES = [(3, 200, 320), (20, 130, 1184)]
+SHAPES = [(3, 140, 320), pytest.param(20, 130, 1184, marks=pytest.mark.ci)]
 
 
 @pytest.mark.parametrize(("tokens", "n", "k"), [(1, 5, 7), (3, 130, 100), (40, 20, 1200)])

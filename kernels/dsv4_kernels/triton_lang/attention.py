@@ -72,7 +72,9 @@ def _blocks(device: Device, heads: int, is_exact: bool) -> tuple[int, int, int]:
     """Heads and rows of a block, and warps."""
     if device.arch.is_small or is_exact:
         return 16, 32, 4
-    return min(32, power_of_two_at_least(heads, 16)), 64, 8
+    if device.arch.has_tensor_memory:
+        return min(32, power_of_two_at_least(heads, 16)), 64, 8  # two blocks share a processor's memory
+    return 64, 32, 8  # wgmma takes 64 rows, which are heads here
 
 
 def _num_splits(programs: int, tiles: int) -> int:

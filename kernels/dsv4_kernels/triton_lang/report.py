@@ -1,6 +1,6 @@
-"""Compile the pairs of models and architectures, and print what they became; `--docs` writes the lowering table.
+"""Compile the pairs of models and architectures, and print what they became; `--docs FILE` writes the lowering table.
 
-python -m dsv4_kernels.triton_lang.report [--arch NAME …] [--model NAME …] [--op TEXT] [--every N] [--docs FILE]
+python -m dsv4_kernels.triton_lang.report [--arch NAME …] [--model NAME …] [--op TEXT] [--sample] [--products]
 
 Exit status 1 if a pair does not compile, multiplies with an opcode that is not due, cannot be launched, or spills.
 """
@@ -32,7 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for model in args.model or PROFILES:
             arch = arch_named(arch_name)
             chosen = [pair for pair in pairs_of(arch, PROFILES[model]) if args.op in f"{pair.op} {pair.name}"]
-            for pair in _new(chosen[args.first :: args.every], arch_name, results):
+            if args.products:
+                chosen = [pair for pair in chosen if pair.format]
+            if args.sample:
+                chosen = list({(pair.op, pair.name, pair.format): pair for pair in reversed(chosen)}.values())[::-1]
+            for pair in _new(chosen, arch_name, results):
                 results.append(lower(pair, arch))
                 sys.stdout.write(line(results[-1], is_json=args.is_json) + "\n")
                 sys.stdout.flush()
@@ -46,8 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--arch", action="append", choices=list(ARCHES), help="one architecture; may be repeated")
     parser.add_argument("--model", action="append", choices=list(PROFILES), help="one model; may be repeated")
     parser.add_argument("--op", default="", metavar="TEXT", help="only operators and kernels that contain it")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="only each N-th pair")
-    parser.add_argument("--first", type=int, default=0, metavar="N", help="number of the first pair")
+    parser.add_argument("--sample", action="store_true", help="one configuration of each operator, kernel and format")
+    parser.add_argument("--products", action="store_true", help="only kernels with a matrix product")
     parser.add_argument("--json", action="store_true", dest="is_json", help="one JSON object per line")
     parser.add_argument("--docs", type=Path, metavar="FILE", help="write the table between its markers in FILE")
     return parser
