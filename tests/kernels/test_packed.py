@@ -124,6 +124,15 @@ def test_every_code_and_scale_of_fp8_is_exact(cpu: OpTable):
     assert torch.equal(torch.cat([cpu.linear(row[None], weight) for row in torch.eye(256)]), dequantise(one).T)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e25, 1e37])
+def test_inputs_far_from_one_give_the_bits_of_the_float32_matrix(size: float, cpu: OpTable):
+    """Beyond some size the scales cannot be multiplied into the inputs, which is how few rows are computed."""
+    one = stored("fp8", 256, 128)
+    x = torch.randn(1, 128, generator=torch.Generator().manual_seed(5)) * size
+    got = cpu.linear(x, prepare_linear(one))
+    assert same_bits(got, cpu.linear(x, LinearWeight(dense=dequantise(one))))
+
+
 @pytest.mark.parametrize(("code", "scale"), [(127, 120), (8, 135)])
 def test_what_cannot_be_read_packed_becomes_float32(code: int, scale: int):
     codes = torch.full((4, 32), code, dtype=torch.uint8).view(torch.float8_e4m3fn)
