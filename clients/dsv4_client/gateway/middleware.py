@@ -16,7 +16,7 @@ from dsv4_client.gateway.errors import ApiError
 from dsv4_client.gateway.http import dump
 from dsv4_client.gateway.service import Service
 from dsv4_client.gateway.settings import digest
-from dsv4_client.gateway.trace import enter_trace
+from dsv4_client.gateway.trace import describe, request_span
 
 OPEN_PATHS = frozenset(("/health", "/v1/health/live", "/v1/health/ready"))
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -39,15 +39,16 @@ class Gate:
         request_id = headers.get("x-request-id", "")
         request_id = request_id if _SAFE_ID.fullmatch(request_id) else f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
-        enter_trace(headers)
         watch = _Watch(send, request_id)
         metrics = self._service.metrics
         metrics.num_running += 1
-        try:
-            await self._pass(scope, headers, receive, watch.send)
-        finally:
-            metrics.num_running -= 1
-            self._log(scope, watch, request_id)
+        with request_span(scope["method"], headers) as span:
+            try:
+                await self._pass(scope, headers, receive, watch.send)
+            finally:
+                metrics.num_running -= 1
+                self._log(scope, watch, request_id)
+                describe(span, scope["method"], _route(scope), watch.status)
 
     async def _pass(self, scope: Scope, headers: dict[str, str], receive: Receive, send: Any) -> None:
         error = self._refusal(scope, headers)
@@ -75,8 +76,7 @@ class Gate:
         return None
 
     def _log(self, scope: Scope, watch: _Watch, request_id: str) -> None:
-        route = scope.get("route")
-        path = getattr(route, "path", "unknown")
+        path = _route(scope)
         self._service.metrics.request(path, watch.status)
         line = {
             "request_id": request_id,
@@ -88,6 +88,10 @@ class Gate:
             "sent_bytes": watch.num_bytes,
         }
         _access.info("%s", json.dumps(line))
+
+
+def _route(scope: Scope) -> str:
+    return str(getattr(scope.get("route"), "path", "unknown"))
 
 
 class _Watch:
