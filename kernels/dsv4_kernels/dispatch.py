@@ -42,6 +42,7 @@ SOURCES = {  # source → the target that it serves, and what is to be said for 
     "reference": ("reference", "torch, the specification"),
     "triton_lang": ("cuda", "portable kernels for sm_90, sm_100a, sm_103a and sm_120a"),
 }
+REASONS = {("triton_lang", "sample_tokens"): "torch's sort and sums over the vocabulary, without a wait"}
 REFERENCE_MODULES = (attention, cache, compress, hyper, index, linear, moe, norm, rope, round_trip, route, sample)
 
 
@@ -66,7 +67,7 @@ class Implementation:
 def declared() -> tuple[Implementation, ...]:
     """Everything that exists; where several serve a target, the first one listed is chosen."""
     return tuple(
-        Implementation(op=op, source=source, needs=Needs(target=target), reason=reason)
+        Implementation(op=op, source=source, needs=Needs(target=target), reason=REASONS.get((source, op), reason))
         for source, (target, reason) in SOURCES.items()
         for op in OPERATORS
     )
