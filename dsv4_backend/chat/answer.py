@@ -60,9 +60,23 @@ def forced_tools(tools: Sequence[Tag], *, is_parallel: bool, is_open: bool) -> C
     """
     if not tools:
         raise RequestError("tool_choice forces a call but names none of the tools. Name one of `tools`.")
+    return _structural(_block(tools, is_parallel=is_parallel, is_open=is_open))
+
+
+def tools_or_json(tools: Sequence[Tag], schema: object, *, is_parallel: bool) -> Constraint:
+    """Constrain the answer to tool calls or to JSON; the model decides between them.
+
+    Raises: ConstraintError naming the place of what cannot be enforced.
+    """
+    check_schema(schema)
+    json_form = {"type": "json_schema", "json_schema": spell_out(schema)}
+    return _structural({"type": "or", "elements": [_block(tools, is_parallel=is_parallel, is_open=False), json_form]})
+
+
+def _block(tools: Sequence[Tag], *, is_parallel: bool, is_open: bool) -> Tag:
     opening = [] if is_open else [_text(f"\n\n{_CALLS_OPEN}\n")]
     elements = [*opening, _calls(tools, is_parallel=is_parallel), _text(_CALLS_CLOSE)]
-    return _structural({"type": "sequence", "elements": elements})
+    return {"type": "sequence", "elements": elements}
 
 
 def _calls(tools: Sequence[Tag], *, is_parallel: bool) -> Tag:

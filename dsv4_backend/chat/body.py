@@ -91,6 +91,13 @@ def with_free_choice(protocol: Protocol, body: Body) -> Body:
     return {**body, "tool_choice": {"type": "auto"} if protocol is Protocol.MESSAGES else "auto"}
 
 
+def without_form_of_tools(protocol: Protocol, body: Body) -> Body:
+    """Return the body without a JSON form beside tools, which the library refuses; `answer_schema` still knows it."""
+    if protocol is not Protocol.CHAT or not body.get("tools") or answer_schema(protocol, body) is None:
+        return body
+    return {name: value for name, value in body.items() if name != "response_format"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolSchema:
     """The schema of one tool's arguments as the body has it, and where."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import deepseek_recipe as recipe
 
-from dsv4_backend.chat.answer import forced_tools, free_tools, json_answer, regex_answer
+from dsv4_backend.chat.answer import forced_tools, free_tools, json_answer, regex_answer, tools_or_json
 from dsv4_backend.chat.body import (
     Body,
     ForcedTool,
@@ -22,6 +22,7 @@ from dsv4_backend.chat.body import (
     parse_protocol,
     tool_schemas,
     with_free_choice,
+    without_form_of_tools,
 )
 from dsv4_backend.chat.options import read_cache_salt, read_limits, read_priority, read_sampling
 from dsv4_backend.chat.reply import REQUESTS, ReplyStream
@@ -123,7 +124,7 @@ class ChatEncoder:
         self, protocol: Protocol, body: Body
     ) -> tuple[recipe.ConversationRequest, recipe.ResponsesEcho | None]:
         try:
-            request = REQUESTS[protocol](json.dumps(body, ensure_ascii=False))
+            request = REQUESTS[protocol](json.dumps(without_form_of_tools(protocol, body), ensure_ascii=False))
             echo = request.echo() if isinstance(request, recipe.ResponsesRequest) else None
             return request.convert(self._options), echo
         except (recipe.ConversionError, ValueError, TypeError) as error:
@@ -160,6 +161,8 @@ def _constraint(
         return regex_answer(found.schema)
     tools = _with_own_schemas(json.loads(found.schema), body)
     is_parallel = allows_parallel_calls(body)
+    if forced is None and schema is not None:
+        return tools_or_json(tools, schema, is_parallel=is_parallel)
     if forced is None:
         return free_tools(tools, is_parallel=is_parallel)
     return forced_tools(

@@ -127,9 +127,11 @@ def _apply_guides(body: Body) -> None:
 
 
 def _apply_json_mode(body: Body) -> None:
-    """`json_object` without the word "json" in the messages: the grammar forces JSON, so the word is not needed."""
+    """`json_object` beside tools, or without the word "json" in the messages: the grammar forces JSON anyway."""
     form = body.get("response_format")
-    if isinstance(form, dict) and form.get("type") == "json_object" and "json" not in str(body.get("messages")).lower():
+    if not isinstance(form, dict) or form.get("type") != "json_object":
+        return
+    if body.get("tools") or "json" not in str(body.get("messages")).lower():
         schema = {"name": "object", "schema": {"type": "object"}}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
 

@@ -160,6 +160,19 @@ WHOLE_SCHEMA = {**SCHEMA, "required": ["sku", "sites"]}  # the converter wants e
 STRICT = {"tools": [tool("stock", strict=True, parameters=WHOLE_SCHEMA)]}
 
 
+@pytest.mark.parametrize(
+    "form", [{"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}]
+)
+def test_a_form_beside_tools_binds_the_answer_to_a_call_or_json(
+    encoder: ChatEncoder, admits: Any, form: dict[str, Any]
+) -> None:
+    found = asked(encoder, TOOLS, OFF, {"response_format": form})
+    assert admits(found, OPEN + CALL + CLOSE)
+    assert admits(found, '{"sku": "a"}')
+    assert not admits(found, "Hello")
+    assert not admits(found, '["sku"]')
+
+
 def test_strict_tools_bind_calls_but_not_text(encoder: ChatEncoder, admits: Any) -> None:
     found = asked(encoder, OFF, STRICT)
     both = CALL.replace('"b"', "b")
