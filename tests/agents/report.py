@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Check:
-    """One check. `why` says what went wrong, or what the client does not offer."""
+    """One check. `why` says what went wrong. Not required is what the bundled model, not the server, decides."""
 
     name: str
     ok: bool
     seconds: float
     why: str = ""
+    is_required: bool = True
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,11 @@ class Client:
     not_offered: tuple[str, ...] = ()
 
 
-def timed(name: str, run: Callable[[], str]) -> Check:
+def timed(name: str, run: Callable[[], str], *, is_required: bool = True) -> Check:
     """Run one check; it returns what went wrong, or an empty string."""
     started_s = time.monotonic()
     try:
         why = run()
     except Exception as error:  # whatever a client's failure looks like, it is reported
         why = f"{type(error).__name__}: {error}"[:600]
-    return Check(name, not why, round(time.monotonic() - started_s, 1), why)
+    return Check(name, not why, round(time.monotonic() - started_s, 1), why, is_required)

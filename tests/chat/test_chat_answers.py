@@ -166,11 +166,11 @@ STRICT = {"tools": [tool("stock", strict=True, parameters=WHOLE_SCHEMA)]}
 def test_a_form_beside_tools_binds_the_answer_to_a_call_or_json(
     encoder: ChatEncoder, admits: Any, form: dict[str, Any]
 ) -> None:
-    constraint = constraint_of(encoder, TOOLS, OFF, {"response_format": form})
-    assert admits(constraint, OPEN + CALL + CLOSE)
-    assert admits(constraint, '{"sku": "a"}')
-    assert not admits(constraint, "Hello")
-    assert not admits(constraint, '["sku"]')
+    found = asked(encoder, TOOLS, OFF, {"response_format": form})
+    assert admits(found, OPEN + CALL + CLOSE)
+    assert admits(found, '{"sku": "a"}')
+    assert not admits(found, "Hello")
+    assert not admits(found, '["sku"]')
 
 
 def test_strict_tools_bind_calls_but_not_text(encoder: ChatEncoder, admits: Any) -> None:
