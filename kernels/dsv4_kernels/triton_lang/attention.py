@@ -59,7 +59,7 @@ def sparse_attention(
         BLOCK_J=block_j,
         BLOCK_D=power_of_two_at_least(width, 64),
         DOT=tl.float32 if is_exact else tl.bfloat16,
-        HEADS_LEFT=device.arch.tensor_core == "wgmma",
+        HEADS_LEFT=not device.arch.has_tensor_memory,
     )
     if splits > 1:
         sizes_ = {"WIDTH": width, "SPLITS": splits}
@@ -71,7 +71,7 @@ def sparse_attention(
 def _blocks(device: Device, heads: int, is_exact: bool) -> tuple[int, int, int]:
     """Heads and rows of a block, and warps."""
     if device.arch.is_small or is_exact:
-        return 16, 32, 4
+        return 16, 32, 8
     if device.arch.has_tensor_memory:
         return min(32, power_of_two_at_least(heads, 16)), 64, 8  # two blocks share a processor's memory
     return 64, 32, 8  # wgmma takes 64 rows, which are heads here

@@ -53,7 +53,18 @@ def index_scores(
     dot = tl.float32 if spec.format is RowFormat.FP32 else tl.bfloat16
     block_d = power_of_two_at_least(width, 16)
     format = spec.format.value
+    warps = 8 if spec.format is RowFormat.FP4 and not device.arch.has_tensor_memory else 4  # nibbles take registers
     device(
-        kernels.score_entries, grid, query, *rest, *sizes, FORMAT=format, **layout, **blocks, BLOCK_D=block_d, DOT=dot
+        kernels.score_entries,
+        grid,
+        query,
+        *rest,
+        *sizes,
+        FORMAT=format,
+        **layout,
+        **blocks,
+        BLOCK_D=block_d,
+        DOT=dot,
+        warps=warps,
     )
     return scores

@@ -22,9 +22,9 @@ def attend_tile(top, below, sum0, sum1, sum2, sum3, q0, q1, q2, q3, row, valid, 
     """Take BLOCK_J rows into the running softmax (top, below [H]) and its sums [QUARTER, H]; scale is for base 2.
 
     Rows, then channels, stand on the left of the products and heads on the right: channels fill the tensor core's rows
-    whatever the number of heads. HEADS_LEFT swaps them for wgmma, which reads what stands on the right from shared
-    memory: decoded rows on the left would have to be decoded in its register layout. Channels go by quarters, so that
-    decoding one takes few registers.
+    whatever the number of heads. HEADS_LEFT swaps them where a left operand may stand in registers (wgmma, mma.sync):
+    rows on the left would have to be decoded in its register layout. Channels go by quarters, so that decoding one
+    takes few registers.
     """
     kv0 = load_channels(row, valid, d, FORMAT, WIDTH, ROPE).to(DOT)
     scores = tl.zeros([row.shape[0], top.shape[0]], tl.float32)

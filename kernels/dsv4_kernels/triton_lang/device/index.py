@@ -86,24 +86,23 @@ def select_best(scores, num_visible, chosen, num_entries, k, BLOCK: tl.constexpr
             tl.store(out + place, tl.where(place < visible, place, -1).to(tl.int64), mask=place < k)
     else:
         line = scores + token * num_entries
-        prefix = tl.zeros([1], tl.uint32)
-        missing = tl.zeros([1], tl.int32) + k
+        prefix = (visible * 0).to(tl.uint32)
+        missing = visible * 0 + k
         digits = tl.arange(0, 256)
         for step in tl.static_range(4):
-            SHIFT: tl.constexpr = 24 - 8 * step
             counts = tl.zeros([256], tl.int32)
             for first in range(0, visible, BLOCK):
                 place = first + tl.arange(0, BLOCK)
                 key = ordered(tl.load(line + place, mask=place < visible, other=0.0))
                 is_candidate = place < visible
-                if SHIFT < 24:
-                    is_candidate = is_candidate & ((key >> (SHIFT + 8)) == prefix)
-                counts += tl.histogram(((key >> SHIFT) & 255).to(tl.int32), 256, mask=is_candidate)
+                if step > 0:
+                    is_candidate = is_candidate & ((key >> (32 - 8 * step)) == prefix)
+                counts += tl.histogram(((key >> (24 - 8 * step)) & 255).to(tl.int32), 256, mask=is_candidate)
             at_least = tl.sum(counts, 0) - tl.cumsum(counts, 0) + counts  # candidates with this digit or a larger one
             digit = tl.sum((at_least >= missing).to(tl.int32), 0) - 1
             missing -= tl.sum(tl.where(digits > digit, counts, 0), 0)
             prefix = (prefix << 8) | digit.to(tl.uint32)
-        written = tl.zeros([1], tl.int32)
+        written = visible * 0
         for first in range(0, visible, BLOCK):
             place = first + tl.arange(0, BLOCK)
             key = ordered(tl.load(line + place, mask=place < visible, other=0.0))
