@@ -115,7 +115,7 @@ def _cell(results: Sequence[Lowered], reasons: Sequence[str]) -> str:
             note = f" ({reasons.index(one.pair.format) + 1})" if one.pair.format in reasons else ""
             opcodes[f"`{opcode}`{note}"] = None
     problems = sorted({problem for one in results for problem in one.problems})
-    shown = "<br>".join(opcodes) or ("–" if results else "not compiled")
+    shown = "<br>".join(opcodes) or ("–" if results else "no kernel of its own")
     return shown + "".join(f"<br>⚠ {problem}" for problem in problems)
 
 
