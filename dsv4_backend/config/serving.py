@@ -108,7 +108,7 @@ class ServingConfig:
     cache_format: CacheFormat = CacheFormat.FP32
     drafter: Drafter = Drafter.NONE
     max_drafts: int = 0
-    max_draft_sequences: int = 8
+    max_draft_sequences: int = 4
     context_tokens: int = 1_048_576
     max_output_tokens: int = 393_216
     default_max_tokens: int = 0

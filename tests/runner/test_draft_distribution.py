@@ -82,7 +82,12 @@ class BrokenRank(Rank):
 def sampled(kind: type[Rank], num_tokens: int, seed: int) -> tuple[Tensor, float]:
     """Counts [before, after] of all sampled words, and the share of drafts that were accepted."""
     config = ServingConfig(
-        drafter=Drafter.MTP, max_drafts=3, max_sequences=8, prefix_cache=False, cache_format=CacheFormat.FP32
+        drafter=Drafter.MTP,
+        max_drafts=3,
+        max_sequences=8,
+        max_draft_sequences=8,
+        prefix_cache=False,
+        cache_format=CacheFormat.FP32,
     )
     rank = kind(TableModel(), config, None, TableDrafts())  # type: ignore[arg-type]
     scheduler = Scheduler(config, CacheManager(cache_rules(config)))

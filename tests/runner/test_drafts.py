@@ -34,7 +34,7 @@ def drafting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     kind = drafter.value if drafter.is_model else "none"
     command = [sys.executable, str(ROOT / "build" / "random_checkpoint.py"), str(folder), "--draft", kind]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
-    return Drafting(folder, {"drafter": drafter, "max_drafts": MAX_DRAFTS})
+    return Drafting(folder, {"drafter": drafter, "max_drafts": MAX_DRAFTS, "max_draft_sequences": 8})
 
 
 def repeating(length: int, salt: int, **changes: object) -> Prompt:
@@ -103,7 +103,7 @@ def test_drafts_get_on_with_preemption_and_the_prefix_cache(drafting: Drafting) 
 def test_nothing_is_drafted_while_many_run(drafting: Drafting) -> None:
     metrics = Counts()
     items = [repeating(60, salt) for salt in range(6)]
-    with open_engine(drafting.checkpoint, metrics, **drafting.settings, max_draft_sequences=1) as engine:
+    with open_engine(drafting.checkpoint, metrics, **(drafting.settings | {"max_draft_sequences": 1})) as engine:
         answer_together(engine, items)
     assert metrics.counts["dsv4_drafted_tokens_total"] < 6 * 40
 

@@ -62,6 +62,7 @@ def test_random_requests_get_the_tokens_that_they_get_without_drafts(
         plain = [essence(item) for group in groups for item in answer_together(engine, group)]
     metrics = Counts()
     squeezed = {"cache_tokens": 1536, "max_snapshots": 6, "host_cache_tokens": 512, "max_sequences": 8}
+    squeezed["max_draft_sequences"] = 8
     with open_engine(tmp_path, metrics, drafter=drafter, max_drafts=3, **squeezed) as engine:
         drafted = [essence(item) for group in groups for item in answer_together(engine, group)]
     assert drafted == plain
