@@ -113,6 +113,7 @@ def test_the_name_of_a_level_follows_from_the_sources_not_from_the_machine(
     assert [path.name for path in build_all(tmp_path / "there")] == names
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("level", levels_of(cpu_flags()), ids=lambda level: level.name)
 def test_every_level_that_this_cpu_has_gives_the_same_bits(
     level: Level, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -176,6 +177,7 @@ def test_a_file_that_is_no_library_is_refused(tmp_path: Path):
         load(tmp_path / "broken.so")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("flags", ["-mno-avx512f", "-mno-avx512f -mno-fma", "-march=x86-64 -mno-avx512f"])
 def test_older_instruction_sets_compute_the_same_operators(flags: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(builder, "FLAGS", (*builder.FLAGS, "-O1", *flags.split()))

@@ -115,6 +115,7 @@ def test_full_queue_is_an_overload(start_server: Start) -> None:
         assert isinstance(list(waiting)[-1], Final)
 
 
+@pytest.mark.ci
 def test_server_stops_cleanly_after_many_clients_left_or_were_refused(start_server: Start) -> None:
     with start_server({}) as server, Client(server.grpc_address) as client:
         for number in range(20):
