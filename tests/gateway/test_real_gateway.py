@@ -155,7 +155,7 @@ def test_clients_that_leave_give_every_page_back(real: Real) -> None:
             stream = client.send(client.build_request("POST", "/v1/chat/completions", json=body), stream=True)
             next(stream.iter_bytes())
             streams.append(stream)
-        assert real.metric("dsv4_running_requests") > 0
+        wait_until(lambda: real.metric("dsv4_running_requests") > 0, "the metrics show them")
         for stream in streams:
             stream.close()
         left_s = time.monotonic()
