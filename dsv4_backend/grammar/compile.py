@@ -24,7 +24,8 @@ ANSWER_TOKENS = frozenset(token.encode() for token in (THINK_OPEN, THINK_CLOSE, 
 CACHE_BYTES = 512 * 1024 * 1024
 # A literal, or a class of characters; what the library lets stand in a bounded JSON string; what JSON lets stand there.
 _TERMINAL = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]')
-_LOOSE, _STRICT = r"[^\"\\\r\n]", r"[^\0-\x1f\"\\\r\n]"
+_ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|.)", re.DOTALL)
+_LOOSE, _STRICT_LENGTH = r"[^\"\\\r\n]", r"[^\0-\u001f\"\\]"
 
 
 class GrammarCompiler:
@@ -75,22 +76,28 @@ class GrammarCompiler:
             case ConstraintKind.JSON_OBJECT:
                 return self._compiler.compile_json_schema('{"type": "object"}')
             case ConstraintKind.JSON_SCHEMA:
-                schema = spell_out(json.loads(constraint.value))
-                return self._compile_text(xgrammar.Grammar.from_json_schema(json.dumps(schema)))
+                schema = json.dumps(spell_out(json.loads(constraint.value)))
+                text = str(xgrammar.Grammar.from_json_schema(schema))
+                return self._compile_strict(text) or self._compiler.compile_json_schema(schema)
             case ConstraintKind.REGEX:
                 return self._compiler.compile_regex(constraint.value)
             case ConstraintKind.GRAMMAR:
                 return self._compiler.compile_grammar(constraint.value)
             case ConstraintKind.STRUCTURAL_TAG:
-                return self._compile_text(xgrammar.Grammar.from_structural_tag(constraint.value))
+                text = str(xgrammar.Grammar.from_structural_tag(constraint.value))
+                return self._compile_strict(text) or self._compiler.compile_structural_tag(constraint.value)
 
-    def _compile_text(self, grammar: xgrammar.Grammar) -> xgrammar.CompiledGrammar:
-        """Compile a grammar made from schemas, whose bounded strings would admit control characters."""
-        return self._compiler.compile_grammar(_TERMINAL.sub(_strict, str(grammar)))
+    def _compile_strict(self, text: str) -> xgrammar.CompiledGrammar | None:
+        """Compile a grammar that holds long bounded strings without their control characters; None if it holds none."""
+        strict = _TERMINAL.sub(_strict, text)
+        return self._compiler.compile_grammar(strict) if _STRICT_LENGTH in strict else None
 
 
 def _strict(found: re.Match[str]) -> str:
-    return _STRICT if found.group() == _LOOSE else found.group()
+    """Return a terminal as it may be read again: the library prints \\xdf before an e so that it reads \\xdfe."""
+    if found.group() == _LOOSE:
+        return _STRICT_LENGTH
+    return _ESCAPE.sub(lambda each: f"\\u00{each[1][1:]}" if each[1][0] == "x" else each[0], found.group())
 
 
 def _grammar_tokens(vocab: Vocabulary) -> list[bytes]:

@@ -105,7 +105,8 @@ def record(found: list[Client]) -> None:
         clients[client.name] = {**asdict(client), **run}
     RESULT.parent.mkdir(exist_ok=True)
     shown = {"command": "make test-agents", "clients": clients}
-    RESULT.write_text(json.dumps(shown, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(shown, indent=2, ensure_ascii=False).replace(str(ROOT), ".")
+    RESULT.write_text(f"{text}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from dsv4_client.gateway import trace
-from gateway_rig import HELLO, Gateway
+from gateway_rig import HELLO, Gateway, wait_until
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, get_current_span, use_span
 
 CHAT = "/v1/chat/completions"
@@ -53,6 +53,7 @@ def test_the_server_gets_the_gateways_span(gateway: Gateway, monkeypatch: pytest
     (call,) = gateway.server.calls
     assert call.headers == {"traceparent": f"00-{TRACE_ID:032x}-{OWN_ID:016x}-01"}
     (span,) = tracer.spans
+    wait_until(lambda: len(span.said) == 4, "the span is described, which follows the answer")
     assert span.said == {
         "name": f"POST {CHAT}",
         "http.request.method": "POST",

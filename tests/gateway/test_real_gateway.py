@@ -149,13 +149,14 @@ def test_a_stranger_is_refused(real: Real) -> None:
 
 def test_clients_that_leave_give_every_page_back(real: Real) -> None:
     body = {"messages": HELLO, "max_tokens": 20_000, "ignore_eos": True, "stream": True, **OFF}
-    streams = []
+    streams, pieces = [], []
     with httpx2.Client(base_url=real.url, headers={"x-api-key": KEY}, timeout=60) as client:
         for _ in range(8):
             stream = client.send(client.build_request("POST", "/v1/chat/completions", json=body), stream=True)
-            next(stream.iter_bytes())
+            pieces.append(stream.iter_bytes())  # dropped, it would close the stream
+            next(pieces[-1])
             streams.append(stream)
-        assert real.metric("dsv4_running_requests") > 0
+        wait_until(lambda: real.metric("dsv4_running_requests") > 0, "the metrics show them")
         for stream in streams:
             stream.close()
         left_s = time.monotonic()

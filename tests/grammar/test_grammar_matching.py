@@ -219,3 +219,11 @@ def test_a_constant_that_looks_like_the_librarys_class_stays(compiler: GrammarCo
     value = '[^"\\\r\n]'
     matcher = compiler.matcher(schema_constraint({"const": value}))
     assert walk(matcher, encoder.encode_bare(json.dumps(value))) and matcher.is_completed
+
+
+def test_names_of_any_letters_stay_beside_a_long_string(compiler: GrammarCompiler, encoder: TextEncoder) -> None:
+    long = {"type": "string", "maxLength": 600}
+    schema = {"type": "object", "properties": {"Größe": long, "\\xe9": {"const": "\xdf1\0001\\u00"}}}
+    text = json.dumps({"Größe": "ü", "\\xe9": "\xdf1\0001\\u00"}, ensure_ascii=False)
+    matcher = compiler.matcher(schema_constraint({**schema, "required": ["Größe", "\\xe9"]}))
+    assert walk(matcher, encoder.encode_bare(text)) and matcher.is_completed
