@@ -68,7 +68,7 @@ def test_a_call_is_the_models_own_and_its_result_is_used(real: Real) -> None:
             break
     assert message.tool_calls, "the model called no tool in 6 questions that want one"
     names = [tool["function"]["name"] for tool in question.tools]
-    assert [call.function.name in names for call in message.tool_calls if call.type == "function"] == [True]
+    assert all(call.type == "function" and call.function.name in names for call in message.tool_calls)
     history = [*question.messages, message.model_dump(exclude_none=True)]
     results = [{"role": "tool", "tool_call_id": call.id, "content": question.result} for call in message.tool_calls]
     after = client.chat.completions.create(**asked, messages=[*history, *results]).choices[0].message
