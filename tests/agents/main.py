@@ -72,8 +72,10 @@ def try_node(place: Path, real: Real, own: OwnCall) -> Client:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("clients", nargs="*", choices=[*NAMES, []], default=list(NAMES), help="all, unless named")
+    parser.add_argument("clients", nargs="*", metavar="CLIENT", help=f"of {', '.join(NAMES)}; all, unless named")
     names = parser.parse_args().clients or list(NAMES)
+    if unknown := sorted(set(names) - set(NAMES)):
+        parser.error(f"there is no client {unknown[0]!r}. Name some of {', '.join(NAMES)}.")
     CACHE.mkdir(parents=True, exist_ok=True)
     node = install_node() if {"openai-node", "openclaw"} & set(names) else None
     nat = install_nat(CACHE) if "nvidia-nat" in names else None
