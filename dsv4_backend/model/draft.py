@@ -111,7 +111,7 @@ class _Stages:
     """Window-only layers behind the backbone."""
 
     def __init__(self, model: Transformer, weights: tuple[LayerWeights, ...]) -> None:
-        config = extended(model.config)
+        config = _extended(model.config)
         self._rope = config.draft.layer.rope
         self._model = model
         self._layers = tuple(
@@ -135,7 +135,7 @@ class _Stages:
         return AttentionStep(inputs, cache, self._model.select, at, None, None)
 
 
-def extended(config: ModelConfig) -> ModelConfig:
+def _extended(config: ModelConfig) -> ModelConfig:
     """The model with the stages of its draft model as further layers."""
     return replace(config, layers=config.layers + (config.draft.layer,) * config.draft.num_stages)
 

@@ -169,10 +169,14 @@ class Scheduler:
         if not self._running and used:
             raise AssertionError(f"no sequence runs but pages are used: {self._cache.usage()}")
 
+    @property
+    def _is_full(self) -> bool:
+        return len(self._running) >= self._config.max_sequences
+
     def _admit(self, now_s: float) -> None:
+        if self._is_full:
+            return  # as in most steps under load: the line need not be put in order
         for sequence in self._waiting.in_order(now_s):
-            if len(self._running) >= self._config.max_sequences:
-                return
             if self._config.prefix_cache and not is_starving(sequence, now_s) and self._follows(sequence):
                 continue
             # A page of headroom for each that runs: without it, the newcomer would soon be preempted, over and over.
@@ -183,6 +187,8 @@ class Scheduler:
             sequence.share(num_shared)
             self._waiting.remove(sequence)
             self._running.append(sequence)
+            if self._is_full:
+                return
 
     def _follows(self, sequence: Sequence) -> bool:
         """Whether more of a prompt's beginning will be kept soon, because a running one computes the same text."""
