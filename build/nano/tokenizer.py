@@ -21,7 +21,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tokenizer")]
 
 import make_tokenizer as bpe  # noqa: E402
 from nano_data.draw import Draw  # noqa: E402
-from nano_data.records import MODES  # noqa: E402
+from nano_data.records import MODES, Mix  # noqa: E402
 from nano_data.render import TOKENIZER_FILE, Renderer  # noqa: E402
 from nano_data.stream import FAMILIES, make_draft  # noqa: E402
 
@@ -29,6 +29,7 @@ DEFAULT_SIZE = 2048
 NUM_EXAMPLES = 250  # of each family and mode
 MIN_COUNT = 3  # rarer words are made-up names; their parts are learnt from the others
 SPECIAL = re.compile("|".join(re.escape(token) for token in (*bpe.FIRST_TOKENS, *bpe.LAST_TOKENS)))
+MIX = Mix(question_share=1 / 12, max_questions=12)  # what the conversations were when the tokenizer was trained
 DIGITS = frozenset("0123456789")
 
 
@@ -47,7 +48,7 @@ def count_words(num_examples: int = NUM_EXAMPLES) -> Counter[str]:
             for mode in MODES:
                 for number in range(num_examples):
                     draw = Draw(f"tokenizer/{family}/{mode}/{number}", "train")
-                    example = renderer.render(family, mode, *make_draft(draw, family, mode))
+                    example = renderer.render(family, mode, *make_draft(draw, family, mode, MIX))
                     for text in SPECIAL.split(renderer.decode(list(example.token_ids))):
                         words.update(word for word in bpe.split_words(text) if not DIGITS & set(word))
     return words

@@ -71,7 +71,7 @@ def make_recall(draw: Draw, mode: Mode, mix: Mix) -> Draft:
     lines = {key: f"{key.replace(' ', joint)}{separator}{style.make(draw)}" for key in keys}
     text = "\n".join([draw.wording(LIST_HEADS), *(f"{bullet}{line}" for line in lines.values())])
     is_system = draw.chance(0.15)
-    turns, count = [], min(num_pairs, draw.integer(1, 2 + num_pairs // 5), mix.max_questions)
+    turns, count = [], min(num_pairs, draw.integer(1, 2 + int(num_pairs * mix.question_share)), mix.max_questions)
     for index, key in enumerate(draw.sample(keys, count)):
         name = key.replace(" ", joint)
         asked = draw.wording(LOOKUPS).format(k=name)

@@ -27,8 +27,8 @@ class Mix:
     """What a stream is made of.
 
     Rule: families and modes are chosen by weight; pairs are the smallest and the largest number or length.
-          A recalled list has about recall_tokens tokens and at most max_questions questions. max_tokens is the length
-          of the longest example.
+          A recalled list has about recall_tokens tokens, up to 2 + question_share of its pairs are asked for, but at
+          most max_questions. max_tokens is the length of the longest example.
     """
 
     families: Mapping[str, float] = field(default_factory=_family_weights)
@@ -36,6 +36,7 @@ class Mix:
     num_tools: tuple[int, int] = (2, 6)
     num_requests: tuple[int, int] = (1, 5)
     recall_tokens: tuple[int, int] = (10, 700)
+    question_share: float = 0.2
     max_questions: int = 20
     max_tokens: int = 2048
 

@@ -15,8 +15,8 @@ class Stage:
     """Part of a run, up to a share of its steps.
 
     Rule: a row holds row_tokens tokens; no document is longer than `longest`; recalled lists have about `recalled`
-          tokens and the weight `recall` among the families; a conversation has at most `tools` tools and `requests`
-          requests.
+          tokens, the weight `recall` among the families and up to `asked` questions per pair; pairs of tool calls have
+          the weight `parallel`; a conversation has at most `tools` tools and `requests` requests.
     """
 
     until: float
@@ -24,6 +24,8 @@ class Stage:
     longest: int
     recalled: tuple[int, int]
     recall: float = 5.0
+    asked: float = 0.2
+    parallel: float = 2.5
     tools: int = 6
     requests: int = 5
 
@@ -31,8 +33,8 @@ class Stage:
 STAGES = (
     Stage(0.18, 1024, 320, (10, 160), tools=2, requests=1),
     Stage(0.5, 2048, 900, (10, 500), tools=3, requests=3),
-    Stage(0.86, 2048, 2048, (20, 1200), 6.0),
-    Stage(1.0, 4096, 4096, (40, 3900), 9.0),
+    Stage(0.86, 2048, 2048, (20, 1200), 14.0, 0.6, 4.0),
+    Stage(1.0, 4096, 4096, (40, 3900), 14.0, 0.6, 4.0),
 )
 
 
@@ -92,9 +94,11 @@ class Plan:
         longest = min(stage.longest, self.row_tokens)
         return replace(
             DEFAULT_MIX,
-            families={**DEFAULT_MIX.families, "recall": stage.recall},
+            families={**DEFAULT_MIX.families, "recall": stage.recall, "parallel": stage.parallel},
             max_tokens=longest,
             recall_tokens=(stage.recalled[0], min(stage.recalled[1], longest - 40)),
+            question_share=stage.asked,
+            max_questions=round(20 * max(1.0, stage.asked / 0.2)),
             num_tools=(2, stage.tools),
             num_requests=(1, stage.requests),
         )
