@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from dsv4_kernels.cache import CacheRows, EntryRows, WindowRows
+from dsv4_kernels.cpu.layers import Described
 from dsv4_kernels.groups import KeyStage, OutputStage, QueryStage
 from dsv4_kernels.ops import OpTable
 from dsv4_kernels.sublayers import sublayers_of
@@ -25,7 +26,10 @@ from dsv4_backend.model.weights import AttentionWeights
 
 @dataclass(frozen=True, slots=True)
 class AttentionStep:
-    """What all layers of one family share in a step; the rotations are of its tokens and of its closing blocks."""
+    """What all layers of one family share in a step; the rotations are of its tokens and of its closing blocks.
+
+    Rule: `whole` is the same as compiled layers take it, where they may be used.
+    """
 
     inputs: StepInputs
     cache: StepCache
@@ -33,6 +37,7 @@ class AttentionStep:
     at_tokens: Rotation
     at_blocks: Rotation | None
     blocks: PoolInputs | FoldInputs | None
+    whole: Described | None = None
 
 
 class Attention:
@@ -47,6 +52,7 @@ class Attention:
         self.weights = weights
         self.ops = ops
         self.rounding = rounding
+        self.scale: float = config.head_dim**-0.5
         self.sublayers = sublayers_of(ops)
         self.query_stage = QueryStage(
             wq_a=weights.wq_a.weight,
@@ -86,7 +92,7 @@ class Attention:
             WindowRows(ring, fresh, step.inputs.window_rows),
             self._entries(x, q_latent, step),
             self.weights.attn_sink,
-            self.config.head_dim**-0.5,
+            self.scale,
         )  # [T, H, c]
         ring.insert(step.inputs.ring_rows, fresh, step.inputs.ring_tokens)
         return self.sublayers.output(mixed, self.output_stage, at.cos, at.sin)

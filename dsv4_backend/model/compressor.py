@@ -7,7 +7,7 @@ Source: shared facts `deepseek_v4.md` 2.6.
 from __future__ import annotations
 
 import torch
-from dsv4_kernels.groups import CompressStage
+from dsv4_kernels.groups import CompressorStage, CompressStage
 from dsv4_kernels.ops import OpTable
 from dsv4_kernels.sublayers import sublayers_of
 from torch import Tensor
@@ -25,12 +25,13 @@ class Compressor:
         self.weights = weights
         self.ops = ops
         self.sublayers = sublayers_of(ops)
-        self.stage = CompressStage(
+        inputs = CompressStage(
             wkv=weights.wkv.weight,
             wgate=weights.wgate.weight,
             ape=weights.ape,
             rounds=rounding.rounds(weights.wkv.format),
         )
+        self.stage = CompressorStage(inputs=inputs, norm=weights.norm)
         self.norm_eps = norm_eps
 
     def pool(self, x: Tensor, blocks: PoolInputs, ring: Ring, at: Rotation) -> Tensor:
@@ -66,7 +67,7 @@ class Compressor:
 
     def _project(self, x: Tensor, phases: Tensor) -> tuple[Tensor, Tensor]:
         """Values and gates of every token. Shapes: [T, series * w] each."""
-        return self.sublayers.compress_inputs(x, self.stage, phases)
+        return self.sublayers.compress_inputs(x, self.stage.inputs, phases)
 
     def _finish(self, pooled: Tensor, at: Rotation) -> Tensor:
         if not pooled.shape[0]:

@@ -14,7 +14,6 @@ from torch import Tensor
 from dsv4_backend.config import ModelConfig
 from dsv4_backend.model.attention import AttentionStep
 from dsv4_backend.model.draft_weights import DsparkWeights, MtpWeights
-from dsv4_backend.model.rope import rotation
 from dsv4_backend.model.step import StepCache, StepInputs
 from dsv4_backend.model.transformer import Layer, Transformer
 from dsv4_backend.model.weights import LayerWeights
@@ -112,7 +111,6 @@ class _Stages:
 
     def __init__(self, model: Transformer, weights: tuple[LayerWeights, ...]) -> None:
         config = _extended(model.config)
-        self._rope = config.draft.layer.rope
         self._model = model
         self._layers = tuple(
             Layer(config, model.config.num_layers + stage, layer, model.ops, model.rounding)
@@ -131,8 +129,7 @@ class _Stages:
             layer.attention.keep(features, step)
 
     def _step(self, inputs: StepInputs, cache: StepCache) -> AttentionStep:
-        at = rotation(self._model.frequencies[self._rope], inputs.positions)
-        return AttentionStep(inputs, cache, self._model.select, at, None, None)
+        return self._model.step(self._model.config.draft.layer, inputs, cache)
 
 
 def _extended(config: ModelConfig) -> ModelConfig:

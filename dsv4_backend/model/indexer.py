@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 from dsv4_kernels.cache import CacheRows
+from dsv4_kernels.groups import IndexStage
 from dsv4_kernels.ops import OpTable
 from torch import Tensor
 
@@ -73,6 +74,17 @@ class Indexer:
         self.num_heads = config.index_heads
         self.head_dim = config.index_head_dim
         self.scale: float = config.index_head_dim**-0.5 * config.index_heads**-0.5
+        self.stage = IndexStage(
+            compressor=self.compressor.stage,
+            wq_b=weights.wq_b.weight,
+            weights_proj=weights.weights_proj.weight,
+            num_heads=config.index_heads,
+            num_chosen=config.index_topk,
+            scale=self.scale,
+            rounds_query=rounding.rounds(weights.wq_b.format),
+            rounds_weights=rounding.rounds(weights.weights_proj.format),
+            is_rounded=rounding.is_trained,
+        )
 
     def keys(self, x: Tensor, blocks: PoolInputs, ring: Ring, at: Rotation) -> Tensor:
         """Return the index keys of the entries that close in this step. Shapes: x [T, d]; returns [B, cI]."""

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from dsv4_kernels.cpu.layers import Described
 from dsv4_kernels.ops import OpTable
+from dsv4_kernels.steps import LayerStep
+from dsv4_kernels.sublayers import layers_of
 from torch import Tensor
 
 from dsv4_backend.config import LayerKind, LayerSpec, ModelConfig, Numerics
@@ -19,8 +22,9 @@ from dsv4_backend.model.indexer import EntrySelector, TopEntries
 from dsv4_backend.model.moe import MixtureOfExperts
 from dsv4_backend.model.numerics import Rounding
 from dsv4_backend.model.rope import Rotation, frequencies, rotation
-from dsv4_backend.model.step import StepCache, StepInputs
+from dsv4_backend.model.step import FoldInputs, PoolInputs, StepCache, StepInputs
 from dsv4_backend.model.weights import LayerWeights, ModelWeights, WeightSource, load_weights
+from dsv4_backend.model.whole import WholeLayer
 
 
 class Layer:
@@ -36,9 +40,14 @@ class Layer:
         self.enter_ffn = self.hyper.entry(weights.hc_ffn, weights.ffn_norm)
         self.attention = Attention(config, layer_id, weights.attn, ops, rounding)
         self.experts = MixtureOfExperts(config, weights.ffn, ops, rounding)
+        compiled = layers_of(ops)
+        enter = self.enter_attn, self.enter_ffn
+        self.whole = None if compiled is None else WholeLayer(compiled, self.attention, self.experts, enter)
 
     def __call__(self, streams: Tensor, step: AttentionStep) -> Tensor:
         """Shapes: streams [T, N, d], returned alike."""
+        if self.whole is not None and step.whole is not None:
+            return self.whole(streams, step.whole, step.cache)
         streams = self.hyper.around(streams, self.enter_attn, partial(self.attention, step=step))
         return self.hyper.around(streams, self.enter_ffn, partial(self.experts, token_ids=step.inputs.token_ids))
 
@@ -63,6 +72,7 @@ class Transformer:
         self.layers = tuple(
             Layer(config, layer_id, layer, ops, self.rounding) for layer_id, layer in enumerate(weights.layers)
         )
+        self.compiled = layers_of(ops)
         self.select = TopEntries(ops, config.index_topk)
         self.frequencies = {
             spec.rope: frequencies(spec.rope, config.rope_dim) for spec in (*config.layers, config.draft.layer)
@@ -95,20 +105,25 @@ class Transformer:
         taps: dict[int, Tensor] = {}
         for layer_id, layer in enumerate(self.layers):
             if layer.spec not in steps:
-                steps[layer.spec] = self._step(layer.spec, inputs, cache, selector or self.select)
+                steps[layer.spec] = self.step(layer.spec, inputs, cache, selector)
             streams = layer(streams, steps[layer.spec])
             if layer_id in tapped:
                 taps[layer_id] = streams.mean(1)
         return Computed(streams, torch.cat([taps[layer_id] for layer_id in tapped], 1) if tapped else None)
 
-    def _step(self, spec: LayerSpec, inputs: StepInputs, cache: StepCache, selector: EntrySelector) -> AttentionStep:
+    def step(
+        self, spec: LayerSpec, inputs: StepInputs, cache: StepCache, selector: EntrySelector | None = None
+    ) -> AttentionStep:
         """Compute once what all layers with the same roles share."""
         blocks = {LayerKind.WINDOW: None, LayerKind.CSA: inputs.csa, LayerKind.HCA: inputs.hca}[spec.kind]
         at_blocks: Rotation | None = None
         if blocks is not None:
             at_blocks = rotation(self.frequencies[spec.rope], blocks.positions)
         at_tokens = rotation(self.frequencies[spec.rope], inputs.positions)
-        return AttentionStep(inputs, cache, selector, at_tokens, at_blocks, blocks)
+        whole: Described | None = None
+        if self.compiled is not None and selector is None:
+            whole = self.compiled.step(_layer_step(inputs, blocks, at_tokens, at_blocks))
+        return AttentionStep(inputs, cache, selector or self.select, at_tokens, at_blocks, blocks, whole)
 
     @torch.inference_mode()
     def logits(self, streams: Tensor) -> Tensor:
@@ -117,3 +132,10 @@ class Transformer:
         return self.rounding.linear(
             self.ops.rms_norm(hidden, self.weights.norm, self.config.norm_eps), self.weights.head
         )
+
+
+def _layer_step(
+    inputs: StepInputs, blocks: PoolInputs | FoldInputs | None, at: Rotation, close: Rotation | None
+) -> LayerStep:
+    angles = {} if close is None else {"block_cos": close.cos, "block_sin": close.sin}
+    return LayerStep(inputs=inputs, blocks=blocks, cos=at.cos, sin=at.sin, **angles)

@@ -67,6 +67,32 @@ class CompressStage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CompressorStage:
+    """A compressor up to the entry that is kept. Shapes: norm [w]."""
+
+    inputs: CompressStage
+    norm: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexStage:
+    """The indexer of a CSA layer. Shapes: wq_b [HI * cI, r_q]; weights_proj [HI, d].
+
+    Rule: `is_rounded` says that queries and keys make the Hadamard transform and the FP4 round trip.
+    """
+
+    compressor: CompressorStage
+    wq_b: LinearWeight
+    weights_proj: LinearWeight
+    num_heads: int
+    num_chosen: int
+    scale: float
+    rounds_query: bool
+    rounds_weights: bool
+    is_rounded: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertStage:
     """Shapes: gate [E, d]; bias [E]; shared w1, w3 [I, d] and w2 [d, I].
 
@@ -83,3 +109,23 @@ class ExpertStage:
     rounds: bool
     rounds_shared: bool
     rounds_shared_inner: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerStage:
+    """A whole decoder layer. Shapes: sink [H]; fixed_ids int64 [V, K], the experts of each token id in a hash layer.
+
+    Rule: a layer without a compressor attends to its window alone; one without an index to all its entries.
+    """
+
+    enter_attention: EnterSpec
+    query: QueryStage
+    keys: KeyStage
+    output: OutputStage
+    compressor: CompressorStage | None
+    index: IndexStage | None
+    sink: Tensor
+    scale: float
+    enter_experts: EnterSpec
+    experts: ExpertStage
+    fixed_ids: Tensor | None

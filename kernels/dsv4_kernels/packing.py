@@ -20,6 +20,7 @@ from torch.nn.functional import pad
 
 from dsv4_kernels.errors import FormatError
 from dsv4_kernels.formats import FP4_GROUPS, FP8_BLOCK, WeightFormat
+from dsv4_kernels.memory import WEIGHTS
 
 BLOCK = 32  # columns
 TILE = 8  # rows, and columns of FP4
@@ -63,7 +64,7 @@ class PackedMatrices:
 
     @classmethod
     def allocate(cls, format: WeightFormat, count: int, shape: tuple[int, int]) -> PackedMatrices:
-        """Room for `count` matrices (out, in); values are undefined until `put`.
+        """Room for `count` matrices (out, in); values are zeros until `put`.
 
         Raises: FormatError if the format is not packed.
         """
@@ -73,8 +74,8 @@ class PackedMatrices:
         return cls(
             format=format,
             shape=shape,
-            codes=torch.empty(count, codes, dtype=torch.uint8),
-            scales=torch.empty(count, scales, dtype=torch.uint8),
+            codes=WEIGHTS.bytes(count, codes),
+            scales=WEIGHTS.bytes(count, scales),
             globals=torch.ones(count),
         )
 

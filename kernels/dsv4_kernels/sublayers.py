@@ -1,16 +1,18 @@
 """Stretches of a sublayer as one call each: composed of the table's operators, or a C++ twin with the same bits.
 
 sublayers_of(ops) ─► the CPU table's twins (cpu/sublayers.py), else `Composed`, which is the specification.
+layers_of(ops)    ─► whole layers as one call (cpu/layers.py), or None: the model composes them of these stretches.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from dsv4_kernels.cpu.layers import CpuLayers
 from dsv4_kernels.cpu.sublayers import CpuSublayers
 from dsv4_kernels.cpu.table import CpuOps
 from dsv4_kernels.groups import CompressStage, EnterSpec, ExpertStage, KeyStage, OutputStage, QueryStage
@@ -56,6 +58,13 @@ def sublayers_of(ops: OpTable) -> Sublayers:
     """The fastest form for a table of operators."""
     twins = getattr(ops.linear, "__self__", None)
     return CpuSublayers(twins) if isinstance(twins, CpuOps) else Composed(ops)
+
+
+def layers_of(ops: OpTable) -> CpuLayers | None:
+    """Whole layers in one call, where every operator of the table is the CPU's own."""
+    twins = getattr(ops.linear, "__self__", None)
+    is_whole = all(getattr(getattr(ops, each.name), "__self__", None) is twins for each in fields(ops))
+    return CpuLayers(twins) if isinstance(twins, CpuOps) and is_whole else None
 
 
 @dataclass(frozen=True, slots=True)

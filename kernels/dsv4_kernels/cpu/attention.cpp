@@ -6,7 +6,7 @@
 using namespace lanes;
 
 namespace {
-constexpr long HEAD_BLOCK = 4, ENTRY_TILE = 128, CHANNEL_BLOCK = 4, SCORE_BLOCK = 4, SCORE_WIDTH = 8 * SCORE_BLOCK;
+constexpr long HEAD_BLOCK = 6, ENTRY_TILE = 128, SCORE_BLOCK = 4, SCORE_WIDTH = 8 * SCORE_BLOCK;
 constexpr long SCORE_ROOM = 1 << 22;  // scores held at a time, in floats
 
 // Scores of up to ENTRY_TILE entries, whose channels stand in columns: columns[d * ENTRY_TILE + i] is channel d of entry
@@ -113,21 +113,35 @@ void softmax_rows(float* scores, long stride, long J, const float* sink, long he
   }
 }
 
-// out[h, d .. d + 16 B) = (sum over j, in order, of p[h, j] * kv[j, d]) / total[h]; n < 16 only with B = 1.
-template <int B>
-void mix_channels(const float* p, long stride, const std::vector<const float*>& kv, const float* total, float* out,
-                  long heads, long d, long n, long D) {
-  f16 acc[HEAD_BLOCK][B];
-  for (long h = 0; h < HEAD_BLOCK; h++)
-    for (int b = 0; b < B; b++) acc[h][b] = splat(0.0f);
-  for (size_t j = 0; j < kv.size(); j++) {
-    f16 v[B];
-    for (int b = 0; b < B; b++) v[b] = B > 1 ? load(kv[j] + d + b * WIDTH) : load_run(kv[j] + d, n);
-    for (long h = 0; h < HEAD_BLOCK; h++)
-      for (int b = 0; b < B; b++) acc[h][b] = fma(splat(p[h * stride + j]), v[b], acc[h][b]);
+// out[h, d .. d + 16) = (sum over j, in order, of p[h, j] * kv[j, d]) / total[h] for one head per index. The sixteen lanes
+// are two halves, every accumulator is named: so they stay in registers.
+template <int... I>
+void mix_block(const float* p, const std::vector<const float*>& kv, const float* total, float* out, long d, long D,
+               std::integer_sequence<int, I...>) {
+  const long J = (long)kv.size();
+  f8 low[sizeof...(I)] = {(void(I), f8{})...}, high[sizeof...(I)] = {(void(I), f8{})...};
+  for (long j = 0; j < J; j++) {
+    const f8 first = load8(kv[j] + d), last = load8(kv[j] + d + 8);
+    ((low[I] = fma(splat8(p[I * J + j]), first, low[I])), ...);
+    ((high[I] = fma(splat8(p[I * J + j]), last, high[I])), ...);
   }
-  for (long h = 0; h < heads; h++)
-    for (int b = 0; b < B; b++) store_run(out + h * D + d + b * WIDTH, acc[h][b] / splat(total[h]), B > 1 ? WIDTH : n);
+  auto put = [&](long h, f8 a, f8 b) {
+    a = a / splat8(total[h]), b = b / splat8(total[h]);
+    memcpy(out + h * D + d, &a, sizeof a), memcpy(out + h * D + d + 8, &b, sizeof b);
+  };
+  (put(I, low[I], high[I]), ...);
+}
+
+template <int H>
+__attribute__((noinline)) void mix_heads(const float* p, const std::vector<const float*>& kv, const float* total,
+                                         float* out, long D) {
+  long d = 0;
+  for (; d + WIDTH <= D; d += WIDTH) mix_block(p, kv, total, out, d, D, std::make_integer_sequence<int, H>());
+  for (long h = 0; d < D && h < H; h++) {  // fewer than sixteen channels are left
+    f16 sums = splat(0.0f);
+    for (size_t j = 0; j < kv.size(); j++) sums = fma(splat(p[h * kv.size() + j]), load_some(kv[j] + d, D - d), sums);
+    store_some(out + h * D + d, sums / splat(total[h]), D - d);
+  }
 }
 
 struct Scratch {
@@ -147,7 +161,7 @@ bool gather(const CacheRows& ring, const CacheRows& fresh, const int64_t* window
   return is_inside;
 }
 
-// One token, one block of up to four heads.
+// One token, one block of up to six heads.
 void attend(const float* query, const float* sink, float* out, long heads, long D, float scale, Scratch& scratch) {
   const std::vector<const float*>& kv = scratch.rows.kv;
   const long J = (long)kv.size();
@@ -157,10 +171,12 @@ void attend(const float* query, const float* sink, float* out, long heads, long 
   for (long h = 0; h < heads; h++) rows[h] = query + h * D;
   panel(rows, heads, kv.data(), J, D, [&](long h, long j, float v) { scores[h * J + j] = v; });
   softmax_rows(scores, J, J, sink, heads, scale, total);
-  long d = 0;
-  for (; d + CHANNEL_BLOCK * WIDTH <= D; d += CHANNEL_BLOCK * WIDTH)
-    mix_channels<CHANNEL_BLOCK>(scores, J, kv, total, out, heads, d, WIDTH, D);
-  for (; d < D; d += WIDTH) mix_channels<1>(scores, J, kv, total, out, heads, d, std::min(WIDTH, D - d), D);
+  for (long h = 0; h < heads;) {
+    const long left = heads - h, count = left >= 6 ? 6 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+    const auto mix = count == 6 ? mix_heads<6> : count == 4 ? mix_heads<4> : count == 2 ? mix_heads<2> : mix_heads<1>;
+    mix(scores + h * J, scratch.rows.kv, total + h, out + h * D, D);
+    h += count;
+  }
 }
 }  // namespace
 

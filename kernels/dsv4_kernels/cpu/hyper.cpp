@@ -66,11 +66,16 @@ void sinkhorn(float* c, long N, float eps, long iterations) {
 // out[d] = sum over n of weights[n * stride] * streams[n, d], in the order of n, added to start * y[d] where y is given.
 void weighted(const float* streams, const float* weights, long stride, const float* y, float start, float* out, long N,
               long D) {
-  for_runs(D, [&](long d, long n) {
-    f16 total = y ? splat(start) * load_run(y + d, n) : splat(0.0f);
-    for (long j = 0; j < N; j++) total = fma(splat(weights[j * stride]), load_run(streams + j * D + d, n), total);
-    store_run(out + d, total, n);
-  });
+  long d = 0;
+  for (; d + 8 <= D; d += 8) {
+    f8 total = y ? splat8(start) * load8(y + d) : f8{};
+    for (long j = 0; j < N; j++) total = fma(splat8(weights[j * stride]), load8(streams + j * D + d), total);
+    memcpy(out + d, &total, sizeof total);
+  }
+  if (d == D) return;
+  f16 total = y ? splat(start) * load_some(y + d, D - d) : splat(0.0f);
+  for (long j = 0; j < N; j++) total = fma(splat(weights[j * stride]), load_some(streams + j * D + d, D - d), total);
+  store_some(out + d, total, D - d);
 }
 }  // namespace
 

@@ -29,6 +29,7 @@ SIGNATURES = {
     "dsv4_attention_output": "ppppp p llll i i",
     "dsv4_compress_inputs": "pppp p pp ll i i",
     "dsv4_feed_forward": "pppp pppppp p ll ff iii i",
+    "dsv4_layer": "ppp p p i",
     "dsv4_compress_fold": "ppppppp p ll i",
     "dsv4_pack_rows": "p p lllll i",
     "dsv4_index_select": "ppppp p lllll i",
@@ -43,6 +44,7 @@ WITH_STATUS = (
     "dsv4_compress_inputs",
     "dsv4_index_select",
     "dsv4_sparse_attention",
+    "dsv4_layer",
 )
 
 

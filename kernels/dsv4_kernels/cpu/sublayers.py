@@ -37,7 +37,7 @@ class CpuSublayers:
 
     def enter(self, streams: Tensor, spec: EnterSpec) -> tuple[Tensor, Tensor, Tensor]:
         """As `sublayers.Sublayers.enter`."""
-        weights, width = self._of(spec, _entry)
+        weights, width = self._of(spec, entry_addresses)
         tokens, n, _ = streams.shape
         _check(streams, n * width, streams.stride(0))
         x, post, comb = torch.empty(tokens, width), torch.empty(tokens, n), torch.empty(tokens, n, n)
@@ -48,7 +48,7 @@ class CpuSublayers:
 
     def query(self, x: Tensor, stage: QueryStage, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """As `sublayers.Sublayers.query`."""
-        weights, width, rank, head = self._of(stage, _query)
+        weights, width, rank, head = self._of(stage, query_addresses)
         _check(x, width, x.shape[1])
         tokens, heads = x.shape[0], stage.num_heads
         latent, query = torch.empty(tokens, rank), torch.empty(tokens, heads, head)
@@ -59,7 +59,7 @@ class CpuSublayers:
 
     def keys(self, x: Tensor, stage: KeyStage, cos: Tensor, sin: Tensor) -> Tensor:
         """As `sublayers.Sublayers.keys`."""
-        weights, width, rows = self._of(stage, _keys)
+        weights, width, rows = self._of(stage, key_addresses)
         _check(x, width, x.shape[1])
         tokens = x.shape[0]
         keys = torch.empty(tokens, rows)
@@ -70,7 +70,7 @@ class CpuSublayers:
 
     def output(self, mixed: Tensor, stage: OutputStage, cos: Tensor, sin: Tensor) -> Tensor:
         """As `sublayers.Sublayers.output`."""
-        weights, width, rows = self._of(stage, _output)
+        weights, width, rows = self._of(stage, output_addresses)
         tokens, heads, head = mixed.shape
         _check(mixed, width, heads * head)
         y = torch.empty(tokens, rows)
@@ -96,7 +96,7 @@ class CpuSublayers:
 
     def feed_forward(self, x: Tensor, fixed_ids: Tensor | None, stage: ExpertStage) -> Tensor:
         """As `sublayers.Sublayers.feed_forward`."""
-        gate, experts, width = self._of(stage, _experts)
+        gate, experts, width = self._of(stage, expert_addresses)
         _check(x, width, x.shape[1])
         tokens, chosen = x.shape[0], None
         if fixed_ids is not None:
@@ -132,7 +132,7 @@ def _vector(what: str, x: Tensor, *shape: int) -> int:
     return x.data_ptr()
 
 
-def _entry(spec: EnterSpec) -> Addresses:
+def entry_addresses(spec: EnterSpec) -> Addresses:
     width = spec.norm.shape[0]
     n = spec.fn.shape[1] // width
     weights = (
@@ -144,7 +144,7 @@ def _entry(spec: EnterSpec) -> Addresses:
     return weights, width
 
 
-def _query(stage: QueryStage) -> Addresses:
+def query_addresses(stage: QueryStage) -> Addresses:
     wq_a, wq_b = descriptors.of_linear(stage.wq_a), descriptors.of_linear(stage.wq_b)
     fits = wq_b.columns == wq_a.rows and wq_b.rows % stage.num_heads == 0
     require(fits, f"wq_a gives {wq_a.rows} channels, but wq_b is {[wq_b.rows, wq_b.columns]}.")
@@ -152,12 +152,12 @@ def _query(stage: QueryStage) -> Addresses:
     return weights, wq_a.columns, wq_a.rows, wq_b.rows // stage.num_heads
 
 
-def _keys(stage: KeyStage) -> Addresses:
+def key_addresses(stage: KeyStage) -> Addresses:
     wkv = descriptors.of_linear(stage.wkv)
     return (ctypes.byref(wkv), _vector("norm", stage.norm, wkv.rows)), wkv.columns, wkv.rows
 
 
-def _output(stage: OutputStage) -> Addresses:
+def output_addresses(stage: OutputStage) -> Addresses:
     wo_a, wo_b = descriptors.of_linear(stage.wo_a), descriptors.of_linear(stage.wo_b)
     fits = wo_a.rows % stage.num_groups == 0 and wo_b.columns == wo_a.rows
     require(fits, f"{stage.num_groups} groups of wo_a give {wo_a.rows} channels, but wo_b takes {wo_b.columns}.")
@@ -172,7 +172,7 @@ def _compress(stage: CompressStage) -> Addresses:
     return (ctypes.byref(wkv), ctypes.byref(wgate), ape), wkv.columns, wkv.rows
 
 
-def _experts(stage: ExpertStage) -> Addresses:
+def expert_addresses(stage: ExpertStage) -> Addresses:
     gate, (w1, w3, w2) = descriptors.of_linear(stage.gate), stage.shared
     shared = descriptors.of_linear(w1), descriptors.of_linear(w3), descriptors.of_linear(w2)
     descriptors.check(*shared)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dsv4_kernels.cache import CacheRows, EntryRows, WindowRows
 from dsv4_kernels.cpu import weights as descriptors
+from dsv4_kernels.cpu.stored import FORMAT_CODES, StoredRows
 from dsv4_kernels.errors import ShapeError, require
 from dsv4_kernels.reference.cache import pack_rows
 from dsv4_kernels.rows import RowFormat, RowSpec
@@ -17,28 +18,7 @@ from dsv4_kernels.sampling import NEGLIGIBLE, SampleRows
 from dsv4_kernels.tensors import ExpertWeights, FoldRuns, LinearWeight
 
 SCRATCH_FLOATS = 1 << 24  # of `moe`: more tokens than fit are computed in pieces, which changes no bit
-
-
-FORMAT_CODES = {name: code for code, name in enumerate(RowFormat)}  # the order of rows.h
 CASTS = (RowFormat.FP32, RowFormat.BF16)
-
-
-class _Rows(ctypes.Structure):
-    """`CacheRows` of rows.h."""
-
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("count", "bytes", "format", "width", "rope")),
-    )
-
-    @classmethod
-    def of(cls, what: str, cache: CacheRows, width: int) -> _Rows:
-        """Describe a cache whose rows go with vectors of this width."""
-        spec = cache.spec
-        require(spec.width == width, f"{what} has rows of width {spec.width} but must have {width}.")
-        return cls(
-            cache.data.data_ptr(), cache.num_rows, spec.row_bytes, FORMAT_CODES[spec.format], width, spec.rope_dim
-        )
 
 
 def _f32(x: Tensor, *dims: int) -> Tensor:
@@ -307,7 +287,7 @@ class CpuOps:
         query = _f32(query, 3)
         tokens, heads, width = query.shape
         head_weights = _shaped("head_weights", head_weights, tokens, heads)
-        keys = _Rows.of("cache", cache, width)
+        keys = StoredRows.of("cache", cache, width)
         rows, num_visible = _i64(rows, (rows.shape[0],)), _i64(num_visible, (tokens,))
         chosen = torch.empty(tokens, k, dtype=torch.int64)
         inputs = (query.data_ptr(), head_weights.data_ptr(), ctypes.byref(keys), rows.data_ptr())
@@ -325,11 +305,11 @@ class CpuOps:
         """As `ops.SparseAttention`."""
         query = _f32(query, 3)
         tokens, heads, width = query.shape
-        ring, fresh = _Rows.of("ring", window.ring, width), _Rows.of("fresh", window.fresh, width)
+        ring, fresh = StoredRows.of("ring", window.ring, width), StoredRows.of("fresh", window.fresh, width)
         window_rows = _i64(window.rows, (tokens, window.rows.shape[1]))
         cache, chosen, num_chosen = ring, None, 0
         if entries is not None:
-            cache, entry_rows = _Rows.of("entries", entries.cache, width), entries.rows
+            cache, entry_rows = StoredRows.of("entries", entries.cache, width), entries.rows
             entry_rows = _i64(entry_rows, (tokens, entry_rows.shape[1]))
             chosen, num_chosen = entry_rows.data_ptr(), entry_rows.shape[1]
         sink = _shaped("sink", sink, heads)

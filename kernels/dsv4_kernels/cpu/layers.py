@@ -1,0 +1,340 @@
+"""Whole decoder layers on the compiled library: one call each. What they compute stands in `dsv4_backend.model`.
+
+Weights, caches and steps are described once, as structures of addresses (layer.h) beside the tensors they point into.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, c_double, c_int64, c_void_p, pointer
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dsv4_kernels.cache import CacheRows
+from dsv4_kernels.cpu import sublayers as parts
+from dsv4_kernels.cpu import weights as descriptors
+from dsv4_kernels.cpu.stored import StoredRows
+from dsv4_kernels.cpu.table import CpuOps
+from dsv4_kernels.errors import require
+from dsv4_kernels.groups import CompressorStage, EnterSpec, IndexStage, LayerStage
+from dsv4_kernels.steps import EntryTable, Fold, FoldInputs, LayerMemory, LayerStep, PoolInputs, Ring, StepInputs
+from dsv4_kernels.tensors import LinearWeight
+
+WeightPointer = POINTER(descriptors.Descriptor)
+NO_ROWS = StoredRows(None, 0, 0, 0, 0, 0)
+FAILURES = (
+    "",
+    "a row that the step names lies outside its cache, or a token id outside the vocabulary.",
+    "a phase lies outside its compressor's block.",
+    "fixed_ids name an expert that does not exist.",
+)
+
+
+def _fields(kind: Any, names: str) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, kind) for name in names.split())
+
+
+class _Hyper(ctypes.Structure):
+    _fields_ = _fields(c_void_p, "fn base scale norm")
+
+
+class _Compressor(ctypes.Structure):
+    _fields_ = (
+        *_fields(WeightPointer, "wkv wgate"),
+        *_fields(c_void_p, "ape norm"),
+        *_fields(c_int64, "ratio width rounds"),
+    )
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *_fields(_Hyper, "attention feed"),
+        *_fields(WeightPointer, "wq_a wq_b wkv wo_a wo_b"),
+        *_fields(c_void_p, "q_norm kv_norm sink"),
+        *_fields(_Compressor, "main index"),
+        *_fields(WeightPointer, "index_query index_weights gate w1 w3 w2 shared1 shared3 shared2"),
+        *_fields(c_void_p, "bias fixed"),
+        *_fields(c_int64, "streams heads groups index_heads top_k num_chosen vocabulary iterations"),
+        *_fields(c_int64, "rounds_a rounds_b rounds_kv rounds_entry rounds_o"),
+        *_fields(c_int64, "rounds_index rounds_index_query rounds_index_weights"),
+        *_fields(c_int64, "rounds_experts rounds_shared rounds_shared_inner"),
+        *_fields(c_double, "norm_eps hc_eps scale index_scale expert_scale limit"),
+    )
+
+
+class _Ring(ctypes.Structure):
+    _fields_ = (*_fields(c_void_p, "values gates"), ("count", c_int64))
+
+
+class _Memory(ctypes.Structure):
+    _fields_ = (
+        *_fields(StoredRows, "window entries index_keys"),
+        *_fields(_Ring, "ring index_ring"),
+        ("folded", c_void_p),
+        ("num_states", c_int64),
+    )
+
+
+class _Table(ctypes.Structure):
+    _fields_ = (("rows", c_void_p), *_fields(c_int64, "begin end count"))
+
+
+class _Step(ctypes.Structure):
+    _fields_ = (
+        *_fields(c_void_p, "cos sin block_cos block_sin token_ids window_rows ring_tokens ring_rows phases entry_rows"),
+        *_fields(c_void_p, "source_tokens source_rows begins offsets sources ends raw_rows kept_tokens kept_rows"),
+        *_fields(c_void_p, "csa_rows first_entries num_visible hca_rows"),
+        ("tables", POINTER(_Table)),
+        *_fields(c_int64, "num_tokens rotated window num_ring num_blocks slots num_runs num_sources num_raw num_kept"),
+        *_fields(c_int64, "num_csa num_hca num_tables most_entries"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A structure, and what its addresses point into."""
+
+    fields: ctypes.Structure
+    held: tuple[object, ...]
+
+
+class CpuLayers:
+    """Runs whole layers. Threads: as many as torch uses in the calling thread."""
+
+    def __init__(self, twins: CpuOps) -> None:
+        self._library = twins.library
+
+    def layer(self, stage: LayerStage) -> Described:
+        """Describe a layer's weights. Raises: ShapeError if they do not go together."""
+        return _layer(stage)
+
+    def memory(self, held: LayerMemory, stage: LayerStage) -> Described:
+        """Describe what a layer keeps. Raises: ShapeError if the rows do not go with the layer's weights."""
+        return _memory(held, stage)
+
+    def step(self, step: LayerStep) -> Described:
+        """Describe a step. Raises: ShapeError."""
+        return _step(step)
+
+    def run(self, layer: Described, memory: Described, step: Described, streams: Tensor) -> Tensor:
+        """Compute a layer for every token of a step and keep what later steps need.
+
+        Shapes: streams [T, N, d], returned alike. Raises: ShapeError.
+        """
+        width, shape = layer.fields.wq_a.contents.columns, (step.fields.num_tokens, layer.fields.streams)
+        fits = streams.dtype == torch.float32 and streams.is_contiguous() and tuple(streams.shape) == (*shape, width)
+        require(fits, f"streams are {streams.dtype} {list(streams.shape)} but must be float32 {[*shape, width]}.")
+        out = torch.empty_like(streams)
+        described = (ctypes.byref(each.fields) for each in (layer, memory, step))
+        failed = self._library.dsv4_layer(*described, streams.data_ptr(), out.data_ptr(), torch.get_num_threads())
+        require(not failed, FAILURES[failed])
+        return out
+
+
+def _pointer(weight: LinearWeight) -> Any:
+    return pointer(descriptors.of_linear(weight))
+
+
+def _hyper(spec: EnterSpec) -> _Hyper:
+    addresses, _ = parts.entry_addresses(spec)
+    return _Hyper(*addresses)
+
+
+def _compressor(stage: CompressorStage | None, width: int) -> _Compressor:
+    if stage is None:
+        return _Compressor()
+    inputs, norm = stage.inputs, stage.norm
+    rows, columns = inputs.wkv.shape
+    fits = inputs.wgate.shape == (rows, columns) and columns == width and rows % norm.shape[0] == 0
+    require(fits and inputs.ape.shape[1] == rows, f"a compressor of {list(inputs.wkv.shape)} does not fit its layer.")
+    return _Compressor(
+        *(_pointer(inputs.wkv), _pointer(inputs.wgate), _reals(inputs.ape), _reals(norm)),
+        *(inputs.ape.shape[0], norm.shape[0], inputs.rounds),
+    )
+
+
+def _check(stage: LayerStage) -> None:
+    """Raises: ShapeError if the weights of a part do not go together, as a call with that part alone would."""
+    parts.query_addresses(stage.query)
+    parts.key_addresses(stage.keys)
+    parts.output_addresses(stage.output)
+    parts.expert_addresses(stage.experts)
+
+
+def _layer(stage: LayerStage) -> Described:
+    _check(stage)
+    query, keys, output, experts = stage.query, stage.keys, stage.output, stage.experts
+    width = query.wq_a.shape[1]
+    routed = descriptors.of_experts(experts.experts)
+    fields = _Layer(
+        attention=_hyper(stage.enter_attention),
+        feed=_hyper(stage.enter_experts),
+        wq_a=_pointer(query.wq_a),
+        wq_b=_pointer(query.wq_b),
+        wkv=_pointer(keys.wkv),
+        wo_a=_pointer(output.wo_a),
+        wo_b=_pointer(output.wo_b),
+        q_norm=_reals(query.norm),
+        kv_norm=_reals(keys.norm),
+        sink=_reals(stage.sink, query.num_heads),
+        main=_compressor(stage.compressor, width),
+        gate=_pointer(experts.gate),
+        bias=None if experts.bias is None else _reals(experts.bias),
+        fixed=None if stage.fixed_ids is None else stage.fixed_ids.data_ptr(),
+        streams=stage.enter_attention.fn.shape[1] // width,
+        heads=query.num_heads,
+        groups=output.num_groups,
+        num_chosen=experts.num_chosen,
+        vocabulary=0 if stage.fixed_ids is None else stage.fixed_ids.shape[0],
+        iterations=stage.enter_attention.iterations,
+        rounds_a=query.rounds_a,
+        rounds_b=query.rounds_b,
+        rounds_kv=keys.rounds,
+        rounds_entry=keys.rounds_entry,
+        rounds_o=output.rounds,
+        rounds_experts=experts.rounds,
+        rounds_shared=experts.rounds_shared,
+        rounds_shared_inner=experts.rounds_shared_inner,
+        norm_eps=query.eps,
+        hc_eps=stage.enter_attention.hc_eps,
+        scale=stage.scale,
+        expert_scale=experts.scale,
+        limit=experts.limit,
+    )
+    for name, weight in zip(("w1", "w3", "w2"), routed, strict=True):
+        setattr(fields, name, pointer(weight))
+    for name, part in zip(("shared1", "shared3", "shared2"), experts.shared, strict=True):
+        setattr(fields, name, _pointer(part))
+    _add_index(fields, stage.index, width)
+    return Described(fields, (stage,))
+
+
+def _add_index(fields: _Layer, index: IndexStage | None, width: int) -> None:
+    fields.index = _compressor(None if index is None else index.compressor, width)
+    if index is None:
+        return
+    rows, wanted = list(index.wq_b.shape), index.num_heads * index.compressor.norm.shape[0]
+    require(rows[0] == wanted, f"wq_b of the indexer is {rows} but must have {wanted} rows.")
+    fields.index_query, fields.index_weights = _pointer(index.wq_b), _pointer(index.weights_proj)
+    fields.index_heads, fields.top_k, fields.index_scale = index.num_heads, index.num_chosen, index.scale
+    fields.rounds_index, fields.rounds_index_query = index.is_rounded, index.rounds_query
+    fields.rounds_index_weights = index.rounds_weights
+
+
+def _memory(held: LayerMemory, stage: LayerStage) -> Described:
+    compressor, index = stage.compressor, stage.index
+    fields = _Memory(window=StoredRows.of("window", held.window, stage.keys.wkv.shape[0]))
+    if compressor is not None:
+        wide = compressor.inputs.wkv.shape[0]
+        fields.entries = _rows("entries", held.entries, compressor.norm.shape[0])
+        fields.ring = _ring(held.ring or held.fold, wide)
+        if held.fold is not None:
+            fields.folded, fields.num_states = _reals(held.fold.states, -1, 3, wide), held.fold.states.shape[0]
+    if index is not None:
+        fields.index_keys = _rows("index keys", held.index_keys, index.compressor.norm.shape[0])
+        fields.index_ring = _ring(held.index_ring, index.compressor.inputs.wkv.shape[0])
+    return Described(fields, (held,))
+
+
+def _rows(what: str, cache: CacheRows | None, width: int) -> StoredRows:
+    return NO_ROWS if cache is None else StoredRows.of(what, cache, width)
+
+
+def _ring(ring: Ring | Fold | None, width: int) -> _Ring:
+    if ring is None:
+        return _Ring()
+    return _Ring(_reals(ring.values, -1, width), _reals(ring.gates, -1, width), ring.values.shape[0])
+
+
+def _step(step: LayerStep) -> Described:
+    inputs, blocks = step.inputs, step.blocks
+    tokens = inputs.token_ids.shape[0]
+    ids = _Ids()
+    fields = _Step(
+        cos=_reals(step.cos),
+        sin=_reals(step.sin),
+        token_ids=ids.of(inputs.token_ids, tokens),
+        window_rows=ids.of(inputs.window_rows, tokens),
+        ring_tokens=ids.of(inputs.ring_tokens),
+        ring_rows=ids.of(inputs.ring_rows, inputs.ring_tokens.shape[0]),
+        num_tokens=tokens,
+        rotated=2 * step.cos.shape[1],
+        window=inputs.window_rows.shape[1],
+        num_ring=inputs.ring_rows.shape[0],
+    )
+    require(step.cos.shape[0] == tokens, f"{list(step.cos.shape)} angles do not go with {tokens} tokens.")
+    if blocks is not None:
+        _add_blocks(fields, blocks, step, ids)
+        _add_entries(fields, inputs, ids) if isinstance(blocks, PoolInputs) else _add_all(fields, inputs, ids)
+    return Described(fields, (step, ids.held))
+
+
+def _add_blocks(fields: _Step, blocks: PoolInputs | FoldInputs, step: LayerStep, ids: _Ids) -> None:
+    count, kept = blocks.entry_rows.shape[0], blocks.ring_tokens.shape[0]
+    fields.phases, fields.entry_rows = ids.of(blocks.phases, fields.num_tokens), ids.of(blocks.entry_rows)
+    fields.kept_tokens, fields.kept_rows = ids.of(blocks.ring_tokens), ids.of(blocks.ring_rows, kept)
+    fields.num_blocks, fields.num_kept = count, kept
+    if step.block_cos is not None and step.block_sin is not None:
+        fits = step.block_cos.shape[0] == count and 2 * step.block_cos.shape[1] == fields.rotated
+        require(fits, f"{list(step.block_cos.shape)} angles do not go with {count} blocks.")
+        fields.block_cos, fields.block_sin = _reals(step.block_cos), _reals(step.block_sin)
+    if isinstance(blocks, PoolInputs):
+        fields.source_tokens, fields.source_rows = (
+            ids.of(blocks.source_tokens, count),
+            ids.of(blocks.source_rows, count),
+        )
+        fields.slots = blocks.source_tokens.shape[1]
+        return
+    runs = blocks.runs
+    fields.num_runs, fields.num_raw = runs.begins.shape[0], blocks.raw_rows.shape[0]
+    fields.num_sources = runs.sources.shape[0]
+    fields.begins, fields.ends = ids.of(runs.begins), ids.of(runs.ends, fields.num_runs)
+    fields.offsets, fields.sources = ids.of(runs.offsets, fields.num_runs + 1), ids.of(runs.sources)
+    fields.raw_rows = ids.of(blocks.raw_rows)
+
+
+def _add_entries(fields: _Step, inputs: StepInputs, ids: _Ids) -> None:
+    fields.csa_rows, fields.num_csa = ids.of(inputs.csa_rows), inputs.csa_rows.shape[0]
+    fields.first_entries = ids.of(inputs.first_entries, fields.num_tokens)
+    fields.num_visible = ids.of(inputs.num_visible, fields.num_tokens)
+    fields.most_entries, fields.num_tables = inputs.most_entries, len(inputs.csa_tables)
+    tables = (_Table * len(inputs.csa_tables))(*(_table(each, ids) for each in inputs.csa_tables))
+    ids.held.append(tables)
+    fields.tables = tables
+
+
+def _table(table: EntryTable, ids: _Ids) -> _Table:
+    rows = table.index_rows
+    return _Table(ids.of(rows), table.tokens.start, table.tokens.stop, rows.shape[0])
+
+
+def _add_all(fields: _Step, inputs: StepInputs, ids: _Ids) -> None:
+    fields.hca_rows, fields.num_hca = ids.of(inputs.hca_rows, fields.num_tokens), inputs.hca_rows.shape[1]
+
+
+class _Ids:
+    """Addresses of row numbers; what they point into is held here."""
+
+    def __init__(self) -> None:
+        self.held: list[object] = []
+
+    def of(self, x: Tensor, count: int | None = None) -> int:
+        fits = x.dtype == torch.int64 and count in (None, x.shape[0])
+        require(fits, f"got {x.dtype} {list(x.shape)} but need int64 of {count} rows.")
+        if not x.is_contiguous():
+            x = x.contiguous()
+            self.held.append(x)
+        return x.data_ptr()
+
+
+def _reals(x: Tensor | None, *shape: int) -> int | None:
+    """The address of float32 numbers. Rule: -1 in the wanted shape is any size. Raises: ShapeError."""
+    if x is None:
+        return None
+    is_shaped = not shape or (len(shape) == x.dim() and all(a in (-1, b) for a, b in zip(shape, x.shape, strict=True)))
+    fits = is_shaped and x.dtype == torch.float32 and x.is_contiguous()
+    require(fits, f"got {x.dtype} {list(x.shape)} but need contiguous float32 {list(shape)}.")
+    return x.data_ptr()

@@ -1,0 +1,50 @@
+"""Memory for weights in huge pages, where the system has them: a token reads all of it, and small pages cost a walk each.
+
+Pieces are cut from large anonymous mappings one after the other, so that small matrices lie in huge pages as well.
+"""
+
+from __future__ import annotations
+
+import mmap
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+REGION_BYTES = 64 << 20
+LINE_BYTES = 128  # where a piece begins: a multiple of a cache line and of every vector
+
+
+class HugeMemory:
+    """Hands out bytes. A mapping lives as long as one of the tensors cut from it."""
+
+    def __init__(self, region_bytes: int = REGION_BYTES) -> None:
+        self._region_bytes = region_bytes
+        self._lock = Lock()
+        self._region: mmap.mmap | None = None
+        self._used = 0
+
+    def bytes(self, *shape: int) -> Tensor:
+        """Zeroed bytes of a shape, which take up memory only once they are written. Shapes: as given, uint8."""
+        size = torch.Size(shape).numel()
+        if not size:
+            return torch.empty(shape, dtype=torch.uint8)
+        with self._lock:
+            if self._region is None or self._used + size > len(self._region):
+                self._region, self._used = _mapped(max(size, self._region_bytes)), 0
+            first, self._used = self._used, self._used + -(-size // LINE_BYTES) * LINE_BYTES
+            return torch.frombuffer(self._region, dtype=torch.uint8, count=size, offset=first).view(shape)
+
+
+def _mapped(size: int) -> mmap.mmap:
+    region = mmap.mmap(-1, size)
+    advice = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux
+    if advice is not None:
+        try:
+            region.madvise(advice)
+        except OSError:  # a kernel without them
+            pass
+    return region
+
+
+WEIGHTS = HugeMemory()
