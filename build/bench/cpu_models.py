@@ -6,6 +6,7 @@ large   more than 1.1 GB of packed weights: several times the cache, so memory b
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -96,6 +97,8 @@ def load_model(target: Path) -> Transformer:
     with opened.source() as source:
         model = Transformer.load(opened.config, source, bind("cpu"), ServingConfig(checkpoint=str(target)).numerics)
         source.finish()
+    gc.collect()
+    gc.freeze()  # as a rank's process does
     return model
 
 

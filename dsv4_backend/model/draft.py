@@ -14,6 +14,7 @@ from torch import Tensor
 from dsv4_backend.config import ModelConfig
 from dsv4_backend.model.attention import AttentionStep
 from dsv4_backend.model.draft_weights import DsparkWeights, MtpWeights
+from dsv4_backend.model.rope import rotation
 from dsv4_backend.model.step import StepCache, StepInputs
 from dsv4_backend.model.transformer import Layer, Transformer
 from dsv4_backend.model.weights import LayerWeights
@@ -129,7 +130,9 @@ class _Stages:
             layer.attention.keep(features, step)
 
     def _step(self, inputs: StepInputs, cache: StepCache) -> AttentionStep:
-        return self._model.step(self._model.config.draft.layer, inputs, cache)
+        spec = self._model.config.draft.layer
+        at = rotation(self._model.frequencies[spec.rope], inputs.positions)
+        return self._model.step(spec, inputs, cache, at)
 
 
 def _extended(config: ModelConfig) -> ModelConfig:

@@ -22,6 +22,10 @@ class Rotation:
     cos: Tensor
     sin: Tensor
 
+    def empty(self) -> Rotation:
+        """The angles of no position."""
+        return Rotation(self.cos[:0], self.sin[:0])
+
 
 def frequencies(spec: RopeSpec, rope_dim: int) -> Tensor:
     """Return the angle per position of each channel pair. Shapes: [rope_dim / 2] fp32."""

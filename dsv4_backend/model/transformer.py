@@ -15,7 +15,7 @@ from dsv4_kernels.steps import LayerStep
 from dsv4_kernels.sublayers import layers_of
 from torch import Tensor
 
-from dsv4_backend.config import LayerKind, LayerSpec, ModelConfig, Numerics
+from dsv4_backend.config import LayerKind, LayerSpec, ModelConfig, Numerics, RopeSpec
 from dsv4_backend.model.attention import Attention, AttentionStep
 from dsv4_backend.model.hyper import HyperConnection
 from dsv4_backend.model.indexer import EntrySelector, TopEntries
@@ -74,9 +74,8 @@ class Transformer:
         )
         self.compiled = layers_of(ops)
         self.select = TopEntries(ops, config.index_topk)
-        self.frequencies = {
-            spec.rope: frequencies(spec.rope, config.rope_dim) for spec in (*config.layers, config.draft.layer)
-        }
+        self.ropes = tuple(dict.fromkeys(spec.rope for spec in config.layers))
+        self.frequencies = {rope: frequencies(rope, config.rope_dim) for rope in (*self.ropes, config.draft.layer.rope)}
 
     @classmethod
     def load(cls, config: ModelConfig, source: WeightSource, ops: OpTable, numerics: Numerics) -> Transformer:
@@ -101,25 +100,32 @@ class Transformer:
     ) -> Computed:
         """Compute one step up to the last layer; `tapped` are layers whose streams a draft model reads."""
         streams = self.hyper.spread(self.weights.embed[inputs.token_ids])  # [T, N, d]
-        steps: dict[LayerSpec, AttentionStep] = {}
+        steps: dict[tuple[LayerKind, RopeSpec], AttentionStep] = {}
+        angles = {rope: rotation(self.frequencies[rope], inputs.positions) for rope in self.ropes}
         taps: dict[int, Tensor] = {}
         for layer_id, layer in enumerate(self.layers):
-            if layer.spec not in steps:
-                steps[layer.spec] = self.step(layer.spec, inputs, cache, selector)
-            streams = layer(streams, steps[layer.spec])
+            role = layer.spec.kind, layer.spec.rope
+            if role not in steps:
+                steps[role] = self.step(layer.spec, inputs, cache, angles[layer.spec.rope], selector)
+            streams = layer(streams, steps[role])
             if layer_id in tapped:
                 taps[layer_id] = streams.mean(1)
         return Computed(streams, torch.cat([taps[layer_id] for layer_id in tapped], 1) if tapped else None)
 
     def step(
-        self, spec: LayerSpec, inputs: StepInputs, cache: StepCache, selector: EntrySelector | None = None
+        self,
+        spec: LayerSpec,
+        inputs: StepInputs,
+        cache: StepCache,
+        at_tokens: Rotation,
+        selector: EntrySelector | None = None,
     ) -> AttentionStep:
         """Compute once what all layers with the same roles share."""
         blocks = {LayerKind.WINDOW: None, LayerKind.CSA: inputs.csa, LayerKind.HCA: inputs.hca}[spec.kind]
         at_blocks: Rotation | None = None
         if blocks is not None:
-            at_blocks = rotation(self.frequencies[spec.rope], blocks.positions)
-        at_tokens = rotation(self.frequencies[spec.rope], inputs.positions)
+            closes = blocks.positions.shape[0] > 0
+            at_blocks = rotation(self.frequencies[spec.rope], blocks.positions) if closes else at_tokens.empty()
         whole: Described | None = None
         if self.compiled is not None and selector is None:
             whole = self.compiled.step(_layer_step(inputs, blocks, at_tokens, at_blocks))

@@ -22,6 +22,9 @@ from dsv4_backend.records import StepPlan
 from dsv4_backend.runner.folding import Folding
 from dsv4_backend.runner.pages import PageTables, Rows
 
+NONE = np.zeros(0, np.int64)
+NO_IDS = torch.zeros(0, dtype=torch.int64)
+
 
 @dataclass(frozen=True, slots=True)
 class _Spans:
@@ -113,13 +116,24 @@ class InputBuilder:
         """CSA blocks that close in this step: their sources, and what the rings keep for later blocks."""
         size = self.layout.rings[0].ring_rows
         owners, blocks = _closing(spans, ratio)
+        ring_tokens, ring_rows = _kept(spans, size)
+        phases = torch.from_numpy(spans.positions % ratio)
+        if not len(blocks):
+            return PoolInputs(
+                phases=phases,
+                positions=NO_IDS,
+                entry_rows=NO_IDS,
+                source_tokens=NO_IDS.view(0, 2 * ratio),
+                source_rows=NO_IDS.view(0, 2 * ratio),
+                ring_tokens=ring_tokens,
+                ring_rows=ring_rows,
+            )
         sources = blocks[:, None] * ratio + np.arange(-ratio, ratio)  # positions [B, 2 * ratio]
         in_step = sources >= spans.starts[owners, None]
         source_tokens = sources + (spans.first_tokens - spans.starts)[owners, None]
         source_rows = spans.states[owners, None] * size + sources % size
-        ring_tokens, ring_rows = _kept(spans, size)
         return PoolInputs(
-            phases=torch.from_numpy(spans.positions % ratio),
+            phases=phases,
             positions=torch.from_numpy(blocks * ratio),
             entry_rows=torch.from_numpy(self._entry_rows(spans.lines[owners], blocks, ratio)),
             source_tokens=torch.from_numpy(np.where(in_step, source_tokens, -1)),
@@ -163,15 +177,15 @@ class InputBuilder:
     def _entries(self, spans: _Spans) -> _Entries:
         """The CSA entries of the step's sequences, one sequence after the other."""
         if not self.csa_ratio:
-            none = np.zeros(0, np.int64)
-            return _Entries(tables=(), csa_rows=none, first_entries=none, num_visible=none)
+            return _Entries(tables=(), csa_rows=NONE, first_entries=NONE, num_visible=NONE)
         counts = spans.ends // self.csa_ratio  # [S]
         owners, entries = _runs(counts)
         lines = spans.lines[owners]
         rows = self._entry_rows(lines, entries, self.csa_ratio)
         last_tokens = spans.first_tokens + spans.ends - spans.starts
         bounds = zip(spans.first_tokens.tolist(), last_tokens.tolist(), strict=True)
-        parts = torch.split(torch.from_numpy(rows), counts.tolist())
+        all_rows = torch.from_numpy(rows)
+        parts = torch.split(all_rows, counts.tolist()) if len(counts) > 1 else (all_rows,)
         return _Entries(
             tables=tuple(
                 EntryTable(tokens=slice(*tokens), index_rows=part) for tokens, part in zip(bounds, parts, strict=True)
@@ -198,14 +212,19 @@ def _ratio(config: ModelConfig, kind: LayerKind) -> int:
 
 def _closing(spans: _Spans, ratio: int) -> tuple[Rows, Rows]:
     """Blocks that close in this step, one sequence after the other: the plan row and the number of each."""
-    owners, offsets = _runs(spans.ends // ratio - spans.starts // ratio)
+    counts = spans.ends // ratio - spans.starts // ratio
+    if not counts.any():
+        return NONE, NONE
+    owners, offsets = _runs(counts)
     return owners, spans.starts[owners] // ratio + offsets
 
 
 def _kept(spans: _Spans, size: int) -> tuple[Tensor, Tensor]:
     """Tokens of this step that a ring of `size` rows per state keeps, and their rows."""
+    if not size:
+        return NO_IDS, NO_IDS
     tokens = np.flatnonzero(spans.positions >= spans.ends[spans.owners] - size)
-    rows = spans.states[spans.owners[tokens]] * size + spans.positions[tokens] % max(1, size)
+    rows = spans.states[spans.owners[tokens]] * size + spans.positions[tokens] % size
     return torch.from_numpy(tokens), torch.from_numpy(rows)
 
 
@@ -215,6 +234,9 @@ def _ids(values: Iterable[int]) -> Tensor:
 
 def _runs(counts: Rows) -> tuple[Rows, Rows]:
     """Lay `counts[s]` items of each s in a row: the s of every item, and its number within its s."""
+    if len(counts) == 1:  # one sequence: the step of a chat
+        items = np.arange(int(counts[0]))
+        return np.zeros_like(items), items
     owners = np.repeat(np.arange(len(counts)), counts)
     return owners, np.arange(len(owners)) - (np.cumsum(counts) - counts)[owners]
 

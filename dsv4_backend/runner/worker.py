@@ -5,6 +5,7 @@ python -m dsv4_backend.runner.worker FD      FD is the inherited end of the pare
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -42,6 +43,8 @@ def _serve(connection: Connection) -> None:
     except Dsv4Error as error:
         connection.send(Refused(why=str(error)))
         return
+    gc.collect()
+    gc.freeze()  # what was loaded stays: the collector need not walk it again between steps
     connection.send(Ready(notes=rank.notes))
     try:
         with _LastWords(connection):

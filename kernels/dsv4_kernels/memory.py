@@ -1,4 +1,4 @@
-"""Memory for weights in huge pages, where the system has them: a token reads all of it, and small pages cost a walk each.
+"""Memory for weights in huge pages, where the system has them: a token reads all of it, and each small page is a walk.
 
 Pieces are cut from large anonymous mappings one after the other, so that small matrices lie in huge pages as well.
 """
@@ -6,6 +6,7 @@ Pieces are cut from large anonymous mappings one after the other, so that small 
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 from threading import Lock
 
 import torch
@@ -40,10 +41,8 @@ def _mapped(size: int) -> mmap.mmap:
     region = mmap.mmap(-1, size)
     advice = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux
     if advice is not None:
-        try:
+        with suppress(OSError):  # a kernel without them
             region.madvise(advice)
-        except OSError:  # a kernel without them
-            pass
     return region
 
 
