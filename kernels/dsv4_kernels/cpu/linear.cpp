@@ -2,7 +2,7 @@
 #include "packed.h"
 
 namespace {
-constexpr long TILE_ROWS = 64, TILE_COLUMNS = 16;
+constexpr long TILE_ROWS = 64, TILE_COLUMNS = packed::MOST_COLUMNS;
 }  // namespace
 
 API void dsv4_linear(const float* x, const Weight* w, float* y, long T, long G, int threads) {

@@ -111,13 +111,13 @@ static inline void decode(const Weight& w, long e, long row, float* out) {
   const Bf16Row bf16 = bf16_row(w, e, row);
   f8 v[4];
   for (long b = 0; b < stride(w) / BLOCK; b++) {
-    if (w.format == FP8) {
-      fp8.load32(b, v);
-      for (f8& part : v) part = part * fp8_scale(fp8.scales, b);
-    } else {
-      bf16.load32(b, v);
+    const bool is_fp8 = w.format == FP8;
+    is_fp8 ? fp8.load32(b, v) : bf16.load32(b, v);
+    const f8 scale = is_fp8 ? fp8_scale(fp8.scales, b) : splat8(1.0f);
+    for (int i = 0; i < 4; i++) {  // one by one: an array copied as a whole would go through memory twice
+      const f8 part = v[i] * scale;
+      memcpy(out + b * BLOCK + 8 * i, &part, sizeof part);
     }
-    memcpy(out + b * BLOCK, v, sizeof v);
   }
 }
 
@@ -168,7 +168,7 @@ static inline void few_rows(const float* const* a, const Row* b, long N, long K,
   for (; n < N; n++) few_columns<M, 1>(a, b, n, K, put);
 }
 
-constexpr long MOST_COLUMNS = 32, FEW_ROWS = 2, MOST_ROWS = 64;
+constexpr long MOST_COLUMNS = 64, FEW_ROWS = 2, MOST_ROWS = 64;
 constexpr long SLAB = 512;  // columns of FP4 that are summed in one chain; longer chains lose a digit
 
 // As panel(), the columns in slabs whose sums are added in order.
