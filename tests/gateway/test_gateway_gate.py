@@ -168,9 +168,10 @@ def test_facts_are_told(gateway: Gateway, path: str) -> None:
     assert found.status_code == 200 and found.json()
 
 
-def test_metadata_tells_nims_profile(nano_checkpoint: Path) -> None:
-    with run_gateway(nano_checkpoint, profile_id="f" * 64) as gateway:
-        assert gateway.http.get("/v1/metadata").json()["selectedModelProfileId"] == "f" * 64
+def test_facts_that_were_given_go_before_its_own(nano_checkpoint: Path) -> None:
+    told = {"/v1/metadata": {"selectedModelProfileId": "f" * 64}, "/v1/more": ["one"]}
+    with run_gateway(nano_checkpoint, facts=told) as gateway:
+        assert {path: gateway.http.get(path).json() for path in told} == told
 
 
 def test_the_license_is_told_in_full(gateway: Gateway) -> None:

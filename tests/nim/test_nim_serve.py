@@ -7,7 +7,6 @@ import json
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from io import StringIO
@@ -18,20 +17,18 @@ from dsv4_nim import commands, main
 from dsv4_nim.catalog import all_profiles
 from dsv4_nim.errors import DownloadError, HardwareError, NimError, PortError, SettingError
 from dsv4_nim.front import Front, Tls, json_reply
-from dsv4_nim.gateway import Gateway, gateway_arguments
 from dsv4_nim.logs import Log
 from dsv4_nim.machine import Machine
 from dsv4_nim.places import Places, find_places
 from dsv4_nim.plan import cache_tokens, make_plan
 from dsv4_nim.profiles import GB, Profile
-from dsv4_nim.resolve import Inputs, Source, resolve
+from dsv4_nim.resolve import Source
 from dsv4_nim.serve import describe, serve
 from dsv4_nim.state import Readiness, routes
-from image_rig import wait_for
 from nim_rig import command
+from poll_rig import ask
 from remote_rig import serving
 
-from dsv4_backend.errors import LaunchError
 from dsv4_backend.launcher import free_ports
 from dsv4_backend.launcher.control import Control
 
@@ -159,16 +156,6 @@ def front(places: Places) -> Iterator[tuple[Front, Readiness]]:
         made.stop()
 
 
-def ask(port: int, path: str, method: str = "GET") -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request(method, path, body="{}" if method == "POST" else None)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
-    finally:
-        connection.close()
-
-
 def test_live_is_there_before_ready(front: tuple[Front, Readiness]) -> None:
     made, readiness = front
     assert ask(made.port, "/v1/health/live")[0] == 200
@@ -244,6 +231,19 @@ def test_tls_answers_those_who_trust_the_certificate(certificate: tuple[str, str
     made.stop()
 
 
+def test_a_client_that_is_silent_before_its_handshake_holds_nobody_up(certificate: tuple[str, str]) -> None:
+    tls = Tls(certificate=certificate[0], key=certificate[1])
+    made = Front("127.0.0.1", 0, {"/": lambda: json_reply("fine")}, tls=tls)
+    made.start()
+    with socket.create_connection(("127.0.0.1", made.port)):
+        context = ssl.create_default_context(cafile=certificate[0])
+        connection = http.client.HTTPSConnection("localhost", made.port, timeout=5, context=context)
+        connection.request("GET", "/")
+        assert connection.getresponse().status == 200
+        connection.close()
+    made.stop()
+
+
 def test_mtls_answers_nobody_without_a_certificate(certificate: tuple[str, str]) -> None:
     tls = Tls(certificate=certificate[0], key=certificate[1], ca=certificate[0])
     made = Front("127.0.0.1", 0, {"/": lambda: json_reply("fine")}, tls=tls)
@@ -260,48 +260,6 @@ def test_mtls_answers_nobody_without_a_certificate(certificate: tuple[str, str])
 def test_a_certificate_that_cannot_be_read_is_told_with_its_variable() -> None:
     with pytest.raises(SettingError, match="NIM_SSL_CERTS_PATH /nowhere"):
         Front("127.0.0.1", 0, {}, tls=Tls(certificate="/nowhere", key="/nowhere"))
-
-
-def test_the_gateway_gets_ports_name_model_and_origins() -> None:
-    environment = {"NIM_SERVER_PORT": "9000", "NIM_CORS_ALLOW_ORIGINS": "https://a, https://b"}
-    arguments = gateway_arguments(resolve(Inputs(environment=environment)), Path("/model"), "mine", "f" * 64)
-    text = " ".join(arguments)
-    assert "--port 9000 --url 127.0.0.1:8001" in text
-    assert f"--checkpoint /model --model-name mine --profile-id {'f' * 64}" in text
-    assert text.endswith("--cors-origin https://a --cors-origin https://b")
-
-
-def test_a_gateway_that_ends_is_started_again_and_stops_when_told(tmp_path: Path) -> None:
-    starts = tmp_path / "starts"
-    script = (
-        f"import time; open({str(starts)!r}, 'a').write('x'); time.sleep(60 * (len(open({str(starts)!r}).read()) > 1))"
-    )
-    out = StringIO()
-    gateway = Gateway([], Log("ERROR", stream=out), command=[sys.executable, "-c", script])
-    gateway.start()
-    wait_for(lambda: starts.exists() and len(starts.read_text()) == 2, 30.0, "the second start")
-    gateway.stop()
-    assert "ended by itself and is started again" in out.getvalue()
-    assert starts.read_text() == "xx"
-
-
-def test_a_gateway_that_never_started_stops_at_once() -> None:
-    Gateway([], Log("ERROR")).stop()
-
-
-def test_a_gateway_is_waited_for_until_its_port_is_open() -> None:
-    (port,) = free_ports(1)
-    script = f"import socket, time; time.sleep(0.3); held = socket.create_server(('127.0.0.1', {port})); time.sleep(60)"
-    gateway = Gateway([], Log("ERROR"), command=[sys.executable, "-c", script])
-    gateway.start()
-    gateway.wait_open("0.0.0.0", port)
-    gateway.stop()
-
-
-def test_a_gateway_that_never_listens_is_told_with_its_port() -> None:
-    (port,) = free_ports(1)
-    with pytest.raises(LaunchError, match=rf"does not listen on 127.0.0.1:{port} after 0.2 s.*NIM_SERVER_PORT"):
-        Gateway([], Log("ERROR")).wait_open("127.0.0.1", port, timeout_s=0.2)
 
 
 def test_the_log_keeps_its_level_and_writes_json() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from dsv4_nim.catalog import all_profiles
 from image_rig import PORTS, body_of, status, stream_chat, wait_for
+from poll_rig import polling
 
 from dsv4_backend.launcher import free_ports
 from dsv4_backend.launcher.process import children_of
@@ -58,7 +59,10 @@ def memory_of(pid: int) -> int:
 def test_a_container_is_live_then_ready_chats_fits_its_profile_and_drains(running: Running) -> None:
     wait_for(lambda: status(running.api_port, "/v1/health/live") == 200, 30.0, "the live probe")
     assert status(running.api_port, "/v1/health/ready") == 503
-    wait_for(lambda: status(running.api_port, "/v1/health/ready") == 200, 120.0, "the ready probe")
+    with polling(running.api_port, "/v1/health/live", "/v1/manifest", "/v1/metadata") as seen:
+        wait_for(lambda: status(running.api_port, "/v1/health/ready") == 200, 120.0, "the ready probe")
+        assert status(running.api_port, "/version") == 200  # a route of the gateway: it has the port
+    assert (seen.failures, [len(seen.bodies[path]) for path in ("/v1/manifest", "/v1/metadata")]) == ([], [1, 1])
     assert "".join(stream_chat(running.grpc_port, "Hello")).strip()
     assert status(running.api_port, "/v1/metrics") == 200
     metadata = json.loads(body_of(running.api_port, "/v1/metadata"))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dsv4_client import Client, Final
 
-from dsv4_backend.cli import COMMANDS
 from dsv4_backend.config import parse_serving_config
 from dsv4_backend.errors import LaunchError
 from dsv4_backend.launcher import Server, ServerOptions, Supervisor, news
@@ -19,15 +20,15 @@ from dsv4_backend.launcher.ports import is_free
 from dsv4_backend.records import FinishReason
 from dsv4_nim.download import fetch
 from dsv4_nim.errors import DownloadError, PortError
-from dsv4_nim.front import Front, Route, Tls
-from dsv4_nim.gateway import GATEWAY, Gateway, gateway_arguments
+from dsv4_nim.front import Front, Tls
+from dsv4_nim.gateway import Gateway, gateway_arguments, not_yet
 from dsv4_nim.logs import Log
 from dsv4_nim.machine import Machine, detect
 from dsv4_nim.places import Places, find_places
 from dsv4_nim.plan import ServePlan, make_plan
 from dsv4_nim.resolve import render
 from dsv4_nim.settings import BY_KEY
-from dsv4_nim.state import Readiness, routes
+from dsv4_nim.state import Readiness, facts, routes
 
 DRY_RUN = "--dry-run"
 FIRST_REQUEST = {"messages": [{"role": "user", "content": "Hello"}]}
@@ -89,22 +90,20 @@ class Service:
         metrics = Control(host="127.0.0.1", port=ports["metrics"], timeout_s=2.0)
         told = routes(self.plan, readiness, self.places, metrics)
         with contextlib.ExitStack() as stack:
-            front = stack.enter_context(self._front(host, resolution.port("server_port"), told, self._tls()))
+            api = Front(host, resolution.port("server_port"), told, posts=not_yet(), tls=self._tls())
+            front = stack.enter_context(_answering(api))
             health = resolution.integer("health_port")
             if health is not None:
-                stack.enter_context(self._front(host, health, told, None))
+                stack.enter_context(_answering(Front(host, health, told)))
             folder = self._model(readiness)
             server = self._server(host, ports)
-            gateway = stack.enter_context(self._gateway(folder))
+            gateway = stack.enter_context(self._gateway(folder, front))
             self.log.info(f"starting {self.plan.served_name} from {folder} with profile {self.plan.profile.name}")
             readiness.phase = "loading the model"
 
             def on_ready() -> None:
                 self._first_answer(server, readiness)
-                if gateway:
-                    front.stop()  # the API port is the gateway's from now on
-                    gateway.start()
-                    gateway.wait_open(host, resolution.port("server_port"))
+                gateway.open()  # the API port is the gateway's from now on
                 readiness.has_answered = True
                 readiness.phase = "draining"
                 self.log.info(f"ready: gRPC {server.grpc_address}, HTTP {server.http_address}")
@@ -118,16 +117,6 @@ class Service:
         if taken:
             told = ", ".join(f"{names[name]} is {ports[name]}" for name in taken)
             raise PortError(f"{told} but that is in use on {host}. Stop what listens there, or set another port.")
-
-    @contextlib.contextmanager
-    def _front(self, host: str, port: int, told: Mapping[str, Route], tls: Tls | None) -> Iterator[Front]:
-        """Our routes on a port: live at once."""
-        front = Front(host, port, told, tls=tls)
-        front.start()
-        try:
-            yield front
-        finally:
-            front.stop()
 
     def _tls(self) -> Tls | None:
         resolution = self.plan.resolution
@@ -172,18 +161,18 @@ class Service:
             self.log.debug(line)
 
     @contextlib.contextmanager
-    def _gateway(self, folder: Path) -> Iterator[Gateway | None]:
-        """The gateway, not yet started; None where this version has none. It is stopped last: Triton has drained."""
-        if GATEWAY not in COMMANDS:
-            yield None
-            return
+    def _gateway(self, folder: Path, front: Front) -> Iterator[Gateway]:
+        """The gateway, which waits for the front's port. It goes last: Triton has drained."""
         plan = self.plan
-        arguments = gateway_arguments(plan.resolution, folder, plan.served_name, plan.profile.id)
-        gateway = Gateway(arguments, self.log)
-        try:
-            yield gateway
-        finally:
-            gateway.stop()
+        with tempfile.TemporaryDirectory(prefix="dsv4-nim-") as temporary:
+            told = Path(temporary) / "facts.json"
+            told.write_text(json.dumps(facts(plan, self.places)), encoding="utf-8")
+            gateway = Gateway(gateway_arguments(plan.resolution, folder, plan.served_name, told), self.log, front)
+            gateway.start()  # beside the model's loading: its imports take seconds
+            try:
+                yield gateway
+            finally:
+                gateway.stop()
 
     def _first_answer(self, server: Server, readiness: Readiness) -> None:
         """Try a real inference. Raises: LaunchError when there is no answer."""
@@ -196,6 +185,16 @@ class Service:
         if not finals or finals[-1].finish_reason not in (FinishReason.STOP, FinishReason.LENGTH):
             told = f"{finals[-1].finish_reason.value}: {finals[-1].error}" if finals else "nothing"
             raise LaunchError(f"the first request ended with {told}. Triton's log ends:\n{server.log_tail()}")
+
+
+@contextlib.contextmanager
+def _answering(front: Front) -> Iterator[Front]:
+    """Our routes on a port: live at once."""
+    front.start()
+    try:
+        yield front
+    finally:
+        front.stop()
 
 
 def _serves(http_port: int) -> bool:

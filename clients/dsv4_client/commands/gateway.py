@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dsv4_backend.errors import ConfigError
 from dsv4_client.gateway.serve import Listen, serve
-from dsv4_client.gateway.settings import GatewaySettings, read_keys
+from dsv4_client.gateway.settings import GatewaySettings, read_facts, read_keys
 from dsv4_client.stream import DEFAULT_URL
 
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parents[3] / "build" / "nano" / "checkpoints" / "official"
@@ -30,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8080, metavar="N", help="port (default %(default)s)")
     parser.add_argument("--model-name", action="append", metavar="NAME",
                         help="name that clients may ask for; the first is listed first, * accepts any")  # fmt: skip
-    parser.add_argument("--profile-id", default="", metavar="ID", help="NIM profile that /v1/metadata tells")
+    parser.add_argument("--facts", type=Path, metavar="FILE",
+                        help="JSON answers by path that go before its own: {\"/v1/manifest\": …}")  # fmt: skip
+    parser.add_argument("--listener-from", type=int, metavar="FD",
+                        help="take the open port over this inherited Unix socket (nim-serve sets it)")  # fmt: skip
     parser.add_argument("--keys", type=Path, metavar="FILE", help="API keys, one a line; without it none is asked for")
     parser.add_argument("--cors-origin", action="append", metavar="ORIGIN", help="let pages of this origin call")
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain (PEM)")
@@ -46,7 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C; running answers are finished first. Raises: ConfigError."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    listen = Listen(host=args.host, port=args.port, certificate=args.tls_cert, key=args.tls_key)
+    listen = Listen(
+        host=args.host,
+        port=args.port,
+        certificate=args.tls_cert,
+        key=args.tls_key,
+        listener_from=args.listener_from,
+    )
     asyncio.run(serve(read_settings(args), listen))
     return 0
 
@@ -62,7 +71,7 @@ def read_settings(args: argparse.Namespace) -> GatewaySettings:
         triton_url=args.url,
         triton_metrics_url=args.metrics_url,
         model_names=tuple(args.model_name or ((NANO_NAME,) if args.checkpoint == DEFAULT_CHECKPOINT else ())),
-        profile_id=args.profile_id,
+        facts=read_facts(args.facts) if args.facts else {},
         key_digests=read_keys(args.keys) if args.keys else (),
         cors_origins=tuple(args.cors_origin or ()),
         max_requests=args.max_requests,

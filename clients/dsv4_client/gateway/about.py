@@ -7,6 +7,7 @@ import contextlib
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
@@ -92,30 +93,27 @@ def _add_health(router: APIRouter, service: Service) -> None:
 
 
 def _add_facts(router: APIRouter, service: Service) -> None:
+    for path, content in {**_own_facts(service), **service.settings.facts}.items():
+        router.get(path, response_model=None)(_teller(content))
+
+
+def _teller(content: Any) -> Callable[[], Awaitable[Response]]:
+    async def fact() -> Response:
+        return JSONResponse(content)
+
+    return fact
+
+
+def _own_facts(service: Service) -> dict[str, Any]:
     name = service.settings.model_name
-
-    @router.get("/v1/version", response_model=None)
-    async def show_version() -> Response:
-        return JSONResponse({"release": package_version(), "api": "v1"})
-
-    @router.get("/version", response_model=None)
-    async def show_plain_version() -> Response:
-        return JSONResponse({"version": package_version()})
-
-    @router.get("/v1/metadata", response_model=None)
-    async def metadata() -> Response:
-        info = {"modelUrl": "", "shortName": name}
-        return JSONResponse({"version": package_version(), "modelInfo": [info],
-                             "selectedModelProfileId": service.settings.profile_id,
-                             "licenseInfo": {"name": LICENSE}})  # fmt: skip
-
-    @router.get("/v1/license", response_model=None)
-    async def license_text() -> Response:
-        return JSONResponse({"name": LICENSE, "content": read_license()})
-
-    @router.get("/v1/manifest", response_model=None)
-    async def manifest() -> Response:
-        return JSONResponse({"model": name, "checkpoint": service.settings.checkpoint.name, "files": _files(service)})
+    return {
+        "/version": {"version": package_version()},
+        "/v1/version": {"release": package_version(), "api": "v1"},
+        "/v1/metadata": {"version": package_version(), "modelInfo": [{"modelUrl": "", "shortName": name}],
+                         "selectedModelProfileId": "", "licenseInfo": {"name": LICENSE}},
+        "/v1/license": {"name": LICENSE, "content": read_license()},
+        "/v1/manifest": {"model": name, "checkpoint": service.settings.checkpoint.name, "files": _files(service)},
+    }  # fmt: skip
 
 
 def _files(service: Service) -> list[Body]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import uvicorn
 
 from dsv4_client.gateway.app import make_app
+from dsv4_client.gateway.handover import take_listener
 from dsv4_client.gateway.service import make_service
 from dsv4_client.gateway.settings import GatewaySettings
 
@@ -22,12 +23,16 @@ BACKLOG = 4096  # a thousand clients may come at once
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listen:
-    """Where to listen; with a certificate and its key over TLS."""
+    """Where to listen; with a certificate and its key over TLS.
+
+    Rule: with `listener_from` the listening socket is taken from the process that answered on this port before.
+    """
 
     host: str
     port: int
     certificate: Path | None = None
     key: Path | None = None
+    listener_from: int | None = None
 
     @property
     def url(self) -> str:
@@ -36,7 +41,7 @@ class Listen:
 
 
 async def serve(settings: GatewaySettings, listen: Listen) -> None:
-    """Serve inside this event loop, to which the gRPC channel belongs."""
+    """Serve inside this event loop, to which the gRPC channel belongs. Raises: ConfigError as take_listener does."""
     config = uvicorn.Config(
         make_app(make_service(settings)),
         host=listen.host,
@@ -49,12 +54,15 @@ async def serve(settings: GatewaySettings, listen: Listen) -> None:
         backlog=BACKLOG,
         server_header=False,
     )
+    config.load()
     server = _Server(config)
+    # The loop stands still meanwhile: there is nothing else to do, and a signal ends the process at once.
+    sockets = None if listen.listener_from is None else [take_listener(listen.listener_from)]
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.handle_exit, number, None)
     sys.stderr.write(f"gateway {listen.url} serves {settings.model_name}\n")
-    await server.serve()
+    await server.serve(sockets)
 
 
 class _Server(uvicorn.Server):

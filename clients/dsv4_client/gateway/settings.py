@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dsv4_backend.errors import ConfigError
 
@@ -14,17 +17,17 @@ class GatewaySettings:
     """Addresses, names and limits.
 
     Units: *_s in seconds, *_bytes in bytes.
-    Rule:  the first of model_names is the one that is listed; "*" among them accepts any name. profile_id is NIM's,
-           which /v1/metadata tells; empty outside of its container. key_digests are SHA-256 of the API keys; none means
-           that no key is asked for. A client that lets max_unsent_events pile up pauses its stream, and is ended after
-           stall_timeout_s of that.
+    Rule:  the first of model_names is the one that is listed; "*" among them accepts any name. facts are JSON answers
+           by path that go before the gateway's own, such as those of NIM's container. key_digests are SHA-256 of the
+           API keys; none means that no key is asked for. A client that lets max_unsent_events pile up pauses its
+           stream, and is ended after stall_timeout_s of that.
     """
 
     checkpoint: Path
     triton_url: str = "127.0.0.1:8001"
     triton_metrics_url: str = ""
     model_names: tuple[str, ...] = ()
-    profile_id: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
     key_digests: tuple[bytes, ...] = ()
     cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = 32 * 1024 * 1024
@@ -47,6 +50,17 @@ class GatewaySettings:
 def digest(key: str) -> bytes:
     """Return what is kept of an API key."""
     return hashlib.sha256(key.encode("utf-8")).digest()
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Return the JSON answers of a file by path, as {"/v1/manifest": …}. Raises: ConfigError if it is no such file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the file of facts {path} cannot be read: {error}. Name a file of JSON.") from error
+    if not isinstance(found, dict) or not all(name.startswith("/") for name in found):
+        raise ConfigError(f'the file of facts {path} must hold {{"/path": answer, …}}. Begin every name with /.')
+    return found
 
 
 def read_keys(path: Path) -> tuple[bytes, ...]:
