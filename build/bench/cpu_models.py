@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from dsv4_kernels.dispatch import bind
+from dsv4_kernels.memory import keep_freed_memory
 from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
@@ -93,12 +94,13 @@ def num_parameters(target: Path) -> int:
 
 def load_model(target: Path) -> Transformer:
     """The model on the CPU's table of operators, with the numerics of the settings' default."""
+    keep_freed_memory()  # as a rank's process does, like the collector's freeze below
     opened = Checkpoint.open(target)
     with opened.source() as source:
         model = Transformer.load(opened.config, source, bind("cpu"), ServingConfig(checkpoint=str(target)).numerics)
         source.finish()
     gc.collect()
-    gc.freeze()  # as a rank's process does
+    gc.freeze()
     return model
 
 

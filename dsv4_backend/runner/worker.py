@@ -15,6 +15,8 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import cast
 
+from dsv4_kernels.memory import keep_freed_memory
+
 from dsv4_backend.config import ServingConfig
 from dsv4_backend.errors import Dsv4Error
 from dsv4_backend.records import StepPlan
@@ -37,6 +39,7 @@ def main() -> int:
 
 def _serve(connection: Connection) -> None:
     values = cast("Mapping[str, object]", connection.recv())
+    keep_freed_memory()
     try:
         config = ServingConfig(**values)  # type: ignore[arg-type]
         rank = Rank.load(config, lambda done, total: connection.send(Progress(done_bytes=done, total_bytes=total)))

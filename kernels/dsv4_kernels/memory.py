@@ -1,10 +1,12 @@
-"""Memory for weights in huge pages, where the system has them: a token reads all of it, and each small page is a walk.
+"""How this process takes its memory from the system.
 
-Pieces are cut from large anonymous mappings one after the other, so that small matrices lie in huge pages as well.
+Weights lie in huge pages, where it has them: a token reads all of them, and each small page is a walk. Pieces are cut
+from large anonymous mappings one after the other, so that small matrices lie in huge pages as well.
 """
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 from contextlib import suppress
 from threading import Lock
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 REGION_BYTES = 64 << 20
+MALLOC_OPTIONS = {-3: 1 << 30, -1: (1 << 31) - 1}  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, in bytes
 LINE_BYTES = 128  # where a piece begins: a multiple of a cache line and of every vector
 
 
@@ -47,3 +50,11 @@ def _mapped(size: int) -> mmap.mmap:
 
 
 WEIGHTS = HugeMemory()
+
+
+def keep_freed_memory() -> None:
+    """Keep what is freed for the next step: pages that are given back come again only after they were zeroed."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc
+    if set_option is not None:
+        for option, value in MALLOC_OPTIONS.items():
+            set_option(option, value)
