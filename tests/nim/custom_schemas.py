@@ -1,8 +1,10 @@
 """Schemas of the custom resources that we write, as far as we write them: no field beyond these may appear.
 
-Source: the Go types of LeaderWorkerSet v1 (kubernetes-sigs/lws) and NIMService v1alpha1 (NVIDIA/k8s-nim-operator) and
-        the prometheus operator's monitoring/v1, read field by field; their CRDs are in no Python package that the lock
-        could take. Pods and autoscaler metrics inside them are checked against Kubernetes' own schemas.
+Source: the Go types of LeaderWorkerSet v1 (kubernetes-sigs/lws, commit 024af0845195) and NIMService v1alpha1
+        (NVIDIA/k8s-nim-operator, commit 0464933f6130) and the prometheus operator's monitoring/v1, read field by field.
+        Their CRDs come with no package of pip, npm or Debian that could check more: npm and pip have models of the
+        prometheus operator alone, and the other two are in Go modules, which a set-up without Go cannot fetch. Pods
+        and autoscaler metrics inside them are checked against Kubernetes' own schemas.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ SCHEMAS = {
                 leaderTemplate=ANY,
                 workerTemplate=ANY,
                 size=COUNT,
-                restartPolicy={"enum": ["Default", "RecreateGroupOnPodRestart", "None"]},
+                restartPolicy={"enum": ["Default", "RecreateGroupOnPodRestart", "RecreateGroupAfterStart", "None"]},
             ),
         ),
     ),

@@ -15,7 +15,10 @@ def assert_only_signed_is_taken(pushed: Pushed, folder: Path) -> None:
     home = folder / "gnupg"
     home.mkdir(mode=0o700)
     with empty_store(folder / "signer", GNUPGHOME=str(home)) as signing:
-        _sign_and_try(pushed, signing, folder)
+        try:
+            _sign_and_try(pushed, signing, folder)
+        finally:
+            signing.run(["gpgconf", "--kill", "gpg-agent"])
 
 
 def _sign_and_try(pushed: Pushed, signing: Tools, folder: Path) -> None:

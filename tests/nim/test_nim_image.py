@@ -20,8 +20,6 @@ from image_rig import (
     body_of,
     build_measured,
     empty_store,
-    push_measured,
-    registry,
     running,
     status,
     stream_chat,
@@ -30,28 +28,15 @@ from image_rig import (
 )  # fmt: skip
 
 pytestmark = pytest.mark.slow
+RESULTS = "image.json"
 TAG = "localhost/dsv4-test:whole"
 LONG_TOKENS = 64
 READY_S = 600.0  # a limit, not a claim: the figure is in the results
 
 
 @pytest.fixture(scope="module")
-def figures() -> Iterator[Figures]:
-    found = Figures()
-    yield found
-    found.write("image.json", "python -m pytest -m slow tests/nim/test_nim_image.py")
-
-
-@pytest.fixture(scope="module")
 def build(figures: Figures) -> Build:
     return build_measured(TAG, figures)
-
-
-@pytest.fixture(scope="module")
-def pushed(build: Build, figures: Figures, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pushed]:
-    folder = tmp_path_factory.mktemp("registry")
-    with registry(folder) as address:
-        yield push_measured(build, folder, address, figures)
 
 
 @pytest.fixture(scope="module")

@@ -8,38 +8,24 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from dsv4_image.build import LOCAL_BASE, LOCAL_BUILDER, Build
 from dsv4_image.cli import bill
 from dsv4_image.supply import attach_sbom
-from image_rig import ROOT, Figures, Pushed, build_measured, push_measured, registry
+from image_rig import ROOT, Figures, Pushed, build_measured
 from signing_rig import assert_only_signed_is_taken
 
 pytestmark = pytest.mark.slow
+RESULTS = "image-parts.json"
 TAG = "localhost/dsv4-test:parts"
 LEFT_OUT = ("torch", "transformers", "xgrammar", "apache-tvm-ffi", "sympy", "networkx", "mpmath")
 
 
 @pytest.fixture(scope="module")
-def figures() -> Iterator[Figures]:
-    found = Figures()
-    yield found
-    found.write("image-parts.json", "python -m pytest -m slow tests/nim/test_nim_image_parts.py")
-
-
-@pytest.fixture(scope="module")
 def build(figures: Figures) -> Build:
     return build_measured(TAG, figures, LEFT_OUT)
-
-
-@pytest.fixture(scope="module")
-def pushed(build: Build, figures: Figures, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pushed]:
-    folder = tmp_path_factory.mktemp("registry")
-    with registry(folder) as address:
-        yield push_measured(build, folder, address, figures)
 
 
 def test_two_builds_from_one_base_have_one_digest(build: Build, figures: Figures) -> None:

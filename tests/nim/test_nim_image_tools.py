@@ -16,21 +16,15 @@ import pytest
 from dsv4_image.build import OPTIONS, Build
 from dsv4_image.supply import attach_sbom, make_sbom
 from dsv4_image.tools import Tools
-from image_rig import ROOT, Figures, Pushed, empty_store, push_measured, registry, running
+from image_rig import ROOT, Figures, Pushed, empty_store, running
 from signing_rig import assert_only_signed_is_taken
 
 pytestmark = pytest.mark.ci
+RESULTS = "image-tools.json"
 TAG = "localhost/dsv4-test:tools"
 ASK_RIGHTS = "id -u; grep -E 'CapEff|NoNewPrivs' /proc/1/status; touch /x || true; touch /opt/nim/.cache/y && echo kept"
 # As nim-serve does it: PID 1 handles SIGTERM itself, ends what runs, and exits with 0.
 SERVE = "trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done"
-
-
-@pytest.fixture(scope="module")
-def figures() -> Iterator[Figures]:
-    found = Figures()
-    yield found
-    found.write("image-tools.json", "python -m pytest -m ci tests/nim/test_nim_image_tools.py")
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +46,6 @@ def bud(build: Build, context: Path, tag: str) -> None:
         f"USER 1000:1000\nCMD {json.dumps(['/bin/sh', '-c', SERVE])}\n"
     )
     build.tools.buildah("bud", *OPTIONS, "--tag", tag, "-f", str(context / "Containerfile"), str(context))
-
-
-@pytest.fixture(scope="module")
-def pushed(build: Build, figures: Figures, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pushed]:
-    folder = tmp_path_factory.mktemp("registry")
-    with registry(folder) as address:
-        yield push_measured(build, folder, address, figures)
 
 
 def test_two_builds_of_the_same_files_have_one_digest_whenever_and_whoever(build: Build, tmp_path: Path) -> None:
