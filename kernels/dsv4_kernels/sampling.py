@@ -31,8 +31,8 @@ class SampleRows:
         """Gather rows of (temperature, top_k, top_p, min_p, number)."""
         temperature, top_k, top_p, min_p, number = zip(*rows, strict=True)
         reals = (torch.tensor(values, dtype=torch.float64) for values in (temperature, top_p, min_p, number))
-        first, *others = reals
-        return cls(first, torch.tensor(top_k, dtype=torch.int64), *others, allowed=allowed)
+        degrees, mass, least, numbers = reals
+        return cls(degrees, torch.tensor(top_k, dtype=torch.int64), mass, least, numbers, allowed)
 
     def restrict(self, scores: Tensor) -> Tensor:
         """Return scores [S, V] with minus infinity for what is not allowed."""
