@@ -36,7 +36,7 @@ from dsv4_backend.launcher import Server, ServerOptions  # noqa: E402
 from dsv4_backend.records import Constraint, ConstraintKind, FinishReason  # noqa: E402
 
 MAX_TOKENS = 400
-TOGETHER = 32
+TOGETHER = 64
 SPEED = 16
 SPEED_TOKENS = 128
 FIRST = 16

@@ -90,19 +90,28 @@ class GrammarCompiler:
                 return self._compiler.compile_json_schema('{"type": "object"}')
             case ConstraintKind.JSON_SCHEMA:
                 schema = json.dumps(spell_out(json.loads(constraint.value)))
-                return self._compile_strict(xgrammar.Grammar.from_json_schema(schema))
+                strict = _strict_text(xgrammar.Grammar.from_json_schema(schema))
+                return self._compiler.compile_grammar(strict) if strict else self._compiler.compile_json_schema(schema)
             case ConstraintKind.REGEX:
                 return self._compiler.compile_regex(constraint.value)
             case ConstraintKind.GRAMMAR:
                 return self._compiler.compile_grammar(constraint.value)
             case ConstraintKind.STRUCTURAL_TAG:
-                return self._compile_strict(xgrammar.Grammar.from_structural_tag(constraint.value))
+                strict = _strict_text(xgrammar.Grammar.from_structural_tag(constraint.value))
+                if strict:
+                    return self._compiler.compile_grammar(strict)
+                return self._compiler.compile_structural_tag(constraint.value)
 
-    def _compile_strict(self, grammar: xgrammar.Grammar) -> xgrammar.CompiledGrammar:
-        """Compile a grammar; where it holds long bounded strings, without their control characters."""
-        text = str(grammar)
-        strict = _TERMINAL.sub(_strict, text) if _LOOSE in text else text
-        return self._compiler.compile_grammar(strict if _STRICT_LENGTH in strict else grammar)
+
+def _strict_text(grammar: xgrammar.Grammar) -> str:
+    """Return the text of a grammar that holds long bounded strings, without their control characters; else nothing.
+
+    Rule: a grammar without them is compiled from what it was made of, for the library prints and reads a Grammar again
+          and reads some of its own escapes wrongly (`_strict`).
+    """
+    text = str(grammar)
+    strict = _TERMINAL.sub(_strict, text) if _LOOSE in text else ""
+    return strict if _STRICT_LENGTH in strict else ""
 
 
 class _Kept:

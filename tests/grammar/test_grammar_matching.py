@@ -232,9 +232,12 @@ def test_a_constant_that_looks_like_the_librarys_class_stays(compiler: GrammarCo
     assert walk(matcher, encoder.encode_bare(json.dumps(value))) and matcher.is_completed
 
 
-def test_names_of_any_letters_stay_beside_a_long_string(compiler: GrammarCompiler, encoder: TextEncoder) -> None:
-    long = {"type": "string", "maxLength": 600}
-    schema = {"type": "object", "properties": {"Größe": long, "\\xe9": {"const": "\xdf1\0001\\u00"}}}
-    text = json.dumps({"Größe": "ü", "\\xe9": "\xdf1\0001\\u00"}, ensure_ascii=False)
+@pytest.mark.parametrize("limits", [{}, {"maxLength": 6}, {"maxLength": 600}])
+def test_names_of_any_letters_stay_beside_any_string(
+    compiler: GrammarCompiler, encoder: TextEncoder, limits: dict[str, int]
+) -> None:
+    text = {"type": "string", **limits}
+    schema = {"type": "object", "properties": {"Größe": text, "\\xe9": {"const": "\xdf1\0001\\u00"}}}
+    answer = json.dumps({"Größe": "ü", "\\xe9": "\xdf1\0001\\u00"}, ensure_ascii=False)
     matcher = compiler.matcher(schema_constraint({**schema, "required": ["Größe", "\\xe9"]}))
-    assert walk(matcher, encoder.encode_bare(text)) and matcher.is_completed
+    assert walk(matcher, encoder.encode_bare(answer)) and matcher.is_completed
