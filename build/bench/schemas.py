@@ -6,13 +6,15 @@ counted apart. "free" is the speed of the same server without a schema, "bound" 
 answer to the same prompt; they take turns, because the machine is not ours alone, and each pair gives one ratio, by the
 wall clock and by the CPU time of all the server's processes.
 "first_token" is the wait of one request alone, without thinking, for the same prompt with and without its schema.
-Figures go to build/bench/results/gateway/NAME.json; what a run has found so far is there after each part.
+Figures go to build/bench/results/gateway/NAME.json. Answers are kept in build/cache/schemas-SEED.jsonl as they come: a run
+that was cut short, or is over by --minutes, goes on where it was; remove the file to begin again.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -36,7 +38,8 @@ from dsv4_backend.launcher import Server, ServerOptions  # noqa: E402
 from dsv4_backend.records import Constraint, ConstraintKind, FinishReason  # noqa: E402
 
 MAX_TOKENS = 400
-TOGETHER = 64
+TOGETHER = 32
+MODES = ("thinking", "plain")
 SPEED = 16
 SPEED_TOKENS = 128
 FIRST = 16
@@ -116,17 +119,49 @@ async def ask(client: AsyncClient, encoder: ChatEncoder, body: dict[str, Any]) -
     return reply.whole()["choices"][0]["message"]["content"] or "", reason, usage.num_output_tokens
 
 
-async def play(client: AsyncClient, encoder: ChatEncoder, bodies: list[dict[str, Any]]) -> tuple[list[Any], float]:
-    """Ask all, TOGETHER at a time; return the answers and the seconds."""
-    gate = asyncio.Semaphore(TOGETHER)
+class Answers:
+    """Every answer that was got, one a line of a file: a run that is cut short goes on where it was."""
 
-    async def one(body: dict[str, Any]) -> Any:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+        self.by_key = {(each["mode"], each["number"]): each for each in map(json.loads, lines)}
+
+    def add(self, answer: dict[str, Any]) -> None:
+        self.by_key[answer["mode"], answer["number"]] = answer
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(answer, ensure_ascii=False) + "\n")
+
+    def figures(self, mode: str, schemas: list[dict[str, Any]]) -> dict[str, Any]:
+        """Count what ended, what of it is valid, and what ended by length."""
+        got = [(answer, schemas[number]) for (name, number), answer in self.by_key.items() if name == mode]
+        ended = [(answer["text"], schema) for answer, schema in got if answer["reason"] == FinishReason.STOP.value]
+        wrong = [(text, schema) for text, schema in ended if not is_valid(text, schema)]
+        return {
+            "num_answers": len(got),
+            "num_ended": len(ended),
+            "num_valid": len(ended) - len(wrong),
+            "num_by_length": len(got) - len(ended),
+            "num_tokens": sum(answer["num_tokens"] for answer, _ in got),
+            "commits": sorted({answer["commit"] for answer, _ in got}),
+            "wrong": wrong[:3],
+        }
+
+
+async def play(client: AsyncClient, encoder: ChatEncoder, schemas: list[dict[str, Any]], answers: Answers) -> None:
+    """Ask what was not yet answered, TOGETHER at a time."""
+    gate, commit = asyncio.Semaphore(TOGETHER), record.commit()
+
+    async def one(mode: str, number: int) -> None:
         async with gate:
-            return await ask(client, encoder, body)
+            body = body_of(schemas[number], is_thinking=mode == "thinking", seed=number)
+            text, reason, count = await ask(client, encoder, body)
+        known = {"mode": mode, "number": number, "commit": commit}
+        answers.add({**known, "text": text, "reason": reason.value, "num_tokens": count})
 
-    started_s = time.monotonic()
-    found = await asyncio.gather(*map(one, bodies))
-    return list(found), time.monotonic() - started_s
+    keys = [(mode, number) for number in range(len(schemas)) for mode in MODES]
+    await asyncio.gather(*(one(*key) for key in keys if key not in answers.by_key))
 
 
 def is_valid(text: str, schema: object) -> bool:
@@ -142,24 +177,14 @@ async def measure(server: Server, checkpoint: Path, args: argparse.Namespace) ->
     draw = random.Random(args.seed)
     schemas = [make_schema(draw) for _ in range(args.count)]
     encoder = ChatEncoder(checkpoint)
+    answers = Answers(ROOT / "build" / "cache" / f"schemas-{args.seed}.jsonl")
     found: dict[str, Any] = {"num_schemas": args.count, "seed": args.seed, "max_tokens": MAX_TOKENS}
     async with AsyncClient(server.grpc_address) as client:
-        for name, is_thinking in (("thinking", True), ("plain", False)) if schemas else ():
-            bodies = [body_of(schema, is_thinking=is_thinking, seed=seed) for seed, schema in enumerate(schemas)]
-            answers, seconds = await play(client, encoder, bodies)
-            ended = [
-                (text, schema)
-                for (text, why, _), schema in zip(answers, schemas, strict=True)
-                if why is FinishReason.STOP
-            ]
-            wrong = [(text, schema) for text, schema in ended if not is_valid(text, schema)]
-            found[name] = {
-                "num_ended": len(ended),
-                "num_valid": len(ended) - len(wrong),
-                "num_by_length": len(answers) - len(ended),
-                "tokens_per_s": round(sum(count for *_, count in answers) / seconds, 1),
-                "wrong": wrong[:3],
-            }
+        if schemas:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(args.minutes * 60):
+                    await play(client, encoder, schemas, answers)
+            found |= {mode: answers.figures(mode, schemas) for mode in MODES}
             keep(args.name, found)
         if args.rounds:
             found["first_token"] = await measure_first_token(client, encoder, draw)
@@ -247,6 +272,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--name", default="schemas", help="of the file of figures")
     parser.add_argument("--count", type=int, default=500, help="schemas; 0: only the speed")
+    parser.add_argument("--minutes", type=float, default=24 * 60, help="longest time for the answers")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5, help="pairs of a free and a bound round; 0: no speed")
     args = parser.parse_args()
@@ -257,7 +283,7 @@ def main() -> int:
         with Server(ServerOptions(repository=ROOT / "model_repository", settings=settings)) as server:
             found = asyncio.run(measure(server, checkpoint, args))
     sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-    return int(any(found[name]["wrong"] for name in ("thinking", "plain") if name in found))
+    return int(any(found[mode]["wrong"] for mode in MODES if mode in found))
 
 
 if __name__ == "__main__":
