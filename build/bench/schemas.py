@@ -6,8 +6,8 @@ counted apart. "free" is the speed of the same server without a schema, "bound" 
 answer to the same prompt; they take turns, because the machine is not ours alone, and each pair gives one ratio, by the
 wall clock and by the CPU time of all the server's processes.
 "first_token" is the wait of one request alone, without thinking, for the same prompt with and without its schema.
-Figures go to build/bench/results/gateway/NAME.json. Answers are kept in build/cache/schemas-SEED.jsonl as they come: a run
-that was cut short, or is over by --minutes, goes on where it was; remove the file to begin again.
+Figures go to build/bench/results/gateway/NAME.json. Answers are kept in build/cache/schemas-SEED.jsonl as they come:
+a run that was cut short, or is over by --minutes, goes on where it was; remove the file to begin again.
 """
 
 from __future__ import annotations
