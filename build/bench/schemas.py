@@ -273,13 +273,14 @@ def main() -> int:
     parser.add_argument("--name", default="schemas", help="of the file of figures")
     parser.add_argument("--count", type=int, default=500, help="schemas; 0: only the speed")
     parser.add_argument("--minutes", type=float, default=24 * 60, help="longest time for the answers")
+    parser.add_argument("--threads", type=int, default=0, help="of the model; 1 where others use the cores too")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5, help="pairs of a free and a bound round; 0: no speed")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "random"
         subprocess.run([sys.executable, str(ROOT / "build" / "random_checkpoint.py"), str(checkpoint)], check=True)
-        settings = {"checkpoint": str(checkpoint)}
+        settings = {"checkpoint": str(checkpoint), "num_threads": str(args.threads)}
         with Server(ServerOptions(repository=ROOT / "model_repository", settings=settings)) as server:
             found = asyncio.run(measure(server, checkpoint, args))
     sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
