@@ -15,7 +15,7 @@ from dsv4_backend.text.vocab import Vocabulary
 class AnswerMatcher:
     """The grammar of one sequence's answer.
 
-    Shapes: free [V] bool, the tokens that may come while thinking.
+    Shapes: free int32 [W], one bit per token: what may come while thinking.
     Rule:   thinking is open when the prompt's last thinking token opens it; the grammar begins after the token that
             closes it. Until then everything may come but the end of the sequence, which would leave no answer.
             The grammar is compiled elsewhere meanwhile, and waited for when it is needed. One that cannot be compiled
@@ -26,6 +26,7 @@ class AnswerMatcher:
         self, compiling: Future[GrammarMatcher], free: torch.Tensor, vocab: Vocabulary, prompt_ids: Sequence[int]
     ) -> None:
         self._compiling = compiling
+        self._compiled: GrammarMatcher | None = None
         self._free = free
         self._close_id = vocab.think_close_id
         marks = (vocab.think_open_id, vocab.think_close_id)
@@ -36,23 +37,24 @@ class AnswerMatcher:
     @property
     def is_completed(self) -> bool:
         """True while the answer so far is a whole one."""
-        return not self._is_thinking and self._compiling.result().is_completed
+        return not self._is_thinking and self._matcher().is_completed
 
-    def allowed(self) -> torch.Tensor:
-        """Return which tokens may come next. Shapes: [V] bool."""
+    def fill(self, words: torch.Tensor, row: int) -> None:
+        """Write which tokens may come next into one row; everything, if the grammar is broken. Shapes: as `free`."""
         if self._is_thinking:
-            return self._free
+            words[row] = self._free
+            return
         try:
-            return self._compiling.result().allowed()
+            self._matcher().fill(words, row)
         except ConstraintError:
-            return torch.ones_like(self._free)
+            words[row] = -1
 
     def accept(self, token_id: int) -> None:
         """Move over one token. Raises: ConstraintError, without a move, if the grammar is broken or forbids it."""
         if not self._is_thinking:
-            self._compiling.result().accept(token_id)
-        elif self._compiling.done():
-            self._compiling.result()
+            self._matcher().accept(token_id)
+        elif self._compiled is None and self._compiling.done():
+            self._matcher()
         self._history.append(self._is_thinking)
         self._is_thinking = self._is_thinking and token_id != self._close_id
 
@@ -63,4 +65,10 @@ class AnswerMatcher:
         undone, self._history = self._history[-num_tokens:], self._history[:-num_tokens]
         self._is_thinking = undone[0]
         if not all(undone):
-            self._compiling.result().rollback(undone.count(False))
+            self._matcher().rollback(undone.count(False))
+
+    def _matcher(self) -> GrammarMatcher:
+        """Wait for the grammar, once. Raises: ConstraintError if it is broken."""
+        if self._compiled is None:
+            self._compiled = self._compiling.result()
+        return self._compiled

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import xgrammar
 
@@ -14,15 +13,15 @@ from dsv4_backend.errors import ConstraintError
 class GrammarMatcher:
     """The state of one sequence.
 
-    Rule: after the end-of-sequence token only that token is allowed, and accepted, for requests that ignore it.
+    Shapes: ends int32 [W], one bit per token: the ends of the sequence.
+    Rule:   after the end-of-sequence token only that token is allowed, and accepted, for requests that ignore it.
     """
 
-    def __init__(self, matcher: xgrammar.GrammarMatcher, vocab_size: int, eos_ids: Sequence[int]) -> None:
+    def __init__(self, matcher: xgrammar.GrammarMatcher, ends: torch.Tensor, eos_ids: Sequence[int]) -> None:
         self._matcher = matcher
-        self._vocab_size = vocab_size
+        self._ends = ends
         self._eos_ids = tuple(eos_ids)
         self._num_after_end = 0
-        self._words = np.empty((1, -(-vocab_size // 32)), np.int32)
 
     @property
     def is_terminated(self) -> bool:
@@ -34,19 +33,19 @@ class GrammarMatcher:
         """True while the text so far is a whole answer: the end may come, if nothing longer does."""
         return bool(self._matcher.is_completed())
 
-    def allowed(self) -> torch.Tensor:
-        """Return which tokens may come next. Shapes: [V] bool; none at a dead end."""
+    def fill(self, words: torch.Tensor, row: int) -> None:
+        """Write which tokens may come next into one row; none at a dead end.
+
+        Shapes: words int32 [S, W], one bit per token.
+        """
         if self.is_terminated:
-            mask = torch.zeros(self._vocab_size, dtype=torch.bool)
-            mask[list(self._eos_ids)] = True
-            return mask
-        self._matcher.fill_next_token_bitmask(self._words)
-        bits = np.unpackbits(self._words.view(np.uint8)[0], bitorder="little")[: self._vocab_size]
-        return torch.from_numpy(bits.view(np.bool_))
+            words[row] = self._ends
+        else:
+            self._matcher.fill_next_token_bitmask(words, row)
 
     def accept(self, token_id: int) -> None:
         """Move over one token. Raises: ConstraintError, without a move, if the grammar does not allow it."""
-        if self.is_terminated and token_id in self._eos_ids:
+        if token_id in self._eos_ids and self.is_terminated:
             self._num_after_end += 1
         elif not self._matcher.accept_token(token_id):
             raise ConstraintError(f"token {token_id} was forced or restored but the constraint does not allow it here.")

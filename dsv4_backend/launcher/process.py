@@ -87,11 +87,11 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
 
 
-def reap_orphans(known: int) -> list[int]:
-    """Collect ended children other than `known` (whose exit code its owner wants) and return their ids."""
+def reap_orphans(*known: int) -> list[int]:
+    """Collect ended children other than `known` (whose exit codes their owners want) and return their ids."""
     reaped = []
     for pid in children_of(os.getpid()):
-        if pid == known:
+        if pid in known:
             continue
         try:
             if os.waitpid(pid, os.WNOHANG)[0]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 
 from dsv4_backend.errors import LaunchError
+from dsv4_backend.launcher.companion import Companion
 from dsv4_backend.launcher.process import adopt_orphans, reap_orphans
 from dsv4_backend.launcher.server import Server
 
@@ -51,29 +52,48 @@ class SignalQueue:
 
 
 class Supervisor:
-    """Runs one server from start to clean end."""
+    """Runs one server from start to clean end, and with it what stands before it.
 
-    def __init__(self, server: Server, *, say: Callable[[str], None], start_timeout_s: float = 3600.0) -> None:
+    Rule: the companion starts when the server is ready and ends after it, so that its running answers come to their
+          end. Whichever of the two ends by itself, the other is ended in order, and the reason is told.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        say: Callable[[str], None],
+        start_timeout_s: float = 3600.0,
+        companion: Companion | None = None,
+    ) -> None:
         self._server = server
         self._say = say
         self._start_timeout_s = start_timeout_s
+        self._companion = companion
 
     def run(self, on_ready: Callable[[], None]) -> int:
         """Start, call `on_ready` once, stay until a signal, drain. A second signal cuts the draining short.
 
-        Raises: ConfigError before anything runs; LaunchError when the server does not start, or ends by itself.
+        Raises: ConfigError before anything runs; LaunchError when the server or its companion does not start, or ends
+                by itself.
         """
         adopt_orphans()
         with SignalQueue() as signals:
             try:
                 self._server.start()
-                if self._wait_ready(signals):
+                if self._wait_ready(signals) and self._open_companion(signals):
                     on_ready()
                     self._stay(signals)
-                return self._drain(signals)
+                has_lost = self._has_lost_companion()
+                code = self._drain(signals)
+                if self._companion and has_lost:
+                    raise LaunchError(self._companion.death_notice())
+                return code
             finally:
                 self._server.drain_and_stop(lambda: True)
-                reap_orphans(0)
+                if self._companion:
+                    self._companion.stop()
+                reap_orphans()
 
     def _wait_ready(self, signals: SignalQueue) -> bool:
         """Return False when a signal came first."""
@@ -87,15 +107,29 @@ class Supervisor:
             self._turn(signals)
         return False
 
+    def _open_companion(self, signals: SignalQueue) -> bool:
+        """Start it; return False when it ended, or a signal came, before it listened."""
+        if self._companion is None:
+            return True
+        self._companion.start()
+        while not signals.num_stops and not self._companion.has_ended():
+            if self._companion.is_open():
+                return True
+            self._turn(signals)
+        return False
+
+    def _has_lost_companion(self) -> bool:
+        return self._companion is not None and self._companion.has_ended()
+
     def _stay(self, signals: SignalQueue) -> None:
-        while not signals.num_stops:
+        while not signals.num_stops and not self._has_lost_companion():
             self._turn(signals)
             if self._server.poll() is not None:
                 raise LaunchError(self._server.death_notice())
 
     def _turn(self, signals: SignalQueue) -> None:
         signals.wait(POLL_S)
-        reap_orphans(self._server.pid)
+        reap_orphans(self._server.pid, self._companion.pid if self._companion else 0)
 
     def _drain(self, signals: SignalQueue) -> int:
         asked = signals.num_stops

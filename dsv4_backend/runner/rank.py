@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 from dsv4_kernels.dispatch import bind
 from dsv4_kernels.ops import OpTable
+from dsv4_kernels.sampling import num_words
 from torch import Tensor
 
 from dsv4_backend.checkpoint.load import Checkpoint
@@ -55,8 +56,7 @@ class _SequenceState:
 
     def choosing(self, row: PlanRow) -> Choosing:
         """What decides the next token besides its logits."""
-        allowed = self.matcher.allowed() if self.matcher else None
-        return Choosing(state=self.sampling, allowed=allowed, forced_token_id=row.forced_token_id)
+        return Choosing(state=self.sampling, forced_token_id=row.forced_token_id)
 
     def accept(self, token_id: int) -> None:
         """Note the chosen token."""
@@ -69,7 +69,8 @@ class _SequenceState:
         """Choose draft `number` as the token itself would be chosen behind the drafts before it. Shapes: scores [V]."""
         if self.matcher is None:
             return draft_token(scores, self.sampling, number, self._ops)
-        token_id = draft_token(scores, self.sampling, number, self._ops, self.matcher.allowed())
+        words = _allowed([self.matcher], len(scores))
+        token_id = draft_token(scores, self.sampling, number, self._ops, words)
         with suppress(ConstraintError):  # at a dead end
             self.matcher.accept(token_id)
             self._num_tried += 1
@@ -80,6 +81,17 @@ class _SequenceState:
         if self.matcher:
             self.matcher.rollback(self._num_tried)
         self._num_tried = 0
+
+
+def _allowed(matchers: Sequence[AnswerMatcher | None], vocab_size: int) -> Tensor | None:
+    """Return what the constraints leave, one bit per token, int32 [S, W]; None if there is no constraint."""
+    if not any(matchers):
+        return None
+    words = torch.full((len(matchers), num_words(vocab_size)), -1, dtype=torch.int32)
+    for index, matcher in enumerate(matchers):
+        if matcher is not None:
+            matcher.fill(words, index)
+    return words
 
 
 class Rank:
@@ -166,8 +178,10 @@ class Rank:
                 pending.append((row, last - 1 - row.num_drafts))
         while pending:
             rows = logits[torch.tensor([index for _, index in pending], dtype=torch.int64)]  # [S, V]
-            choosing = [self._states[row.sequence_id].choosing(row) for row, _ in pending]
-            choices = sample(rows, choosing, self._model.ops)
+            states = [self._states[row.sequence_id] for row, _ in pending]
+            choosing = [state.choosing(row) for state, (row, _) in zip(states, pending, strict=True)]
+            allowed = _allowed([state.matcher for state in states], logits.shape[1])
+            choices = sample(rows, choosing, self._model.ops, allowed)
             for (row, _), choice in zip(pending, choices, strict=True):
                 chosen[row.sequence_id].append(self._accept(row.sequence_id, choice))
             pending = [(row, index + 1) for row, index in pending if self._goes_on(row, chosen[row.sequence_id])]

@@ -2,7 +2,8 @@
 
 Order: logprobs of the unmodified logits; penalties and biases; `min_tokens` and the constraint take tokens away; then
 temperature, top_k, top_p, min_p; one random number picks from what is left. Each row is computed by itself, so the
-other rows of a step cannot change it.
+other rows of a step cannot change it. What constraints leave comes as one bit per token for all rows, and is applied
+where the token is chosen.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from dsv4_kernels.ops import OpTable
-from dsv4_kernels.sampling import SampleRows
+from dsv4_kernels.sampling import SampleRows, unpack_bits
 
 from dsv4_backend.records import TokenLogprob
 from dsv4_backend.sampling.logprobs import token_logprob
@@ -37,25 +38,26 @@ class Choice:
 class Choosing:
     """What decides one row besides its logits.
 
-    Shapes: allowed [V] bool, the tokens that the constraint leaves; None = all.
-    Rule:   forced_token_id replaces the choice; its logprob is still reported.
+    Rule: forced_token_id replaces the choice; its logprob is still reported.
     """
 
     state: SequenceSampling
-    allowed: torch.Tensor | None = None
     forced_token_id: int | None = None
 
 
-def sample(logits: torch.Tensor, rows: Sequence[Choosing], ops: OpTable) -> list[Choice]:
+def sample(
+    logits: torch.Tensor, rows: Sequence[Choosing], ops: OpTable, allowed: torch.Tensor | None = None
+) -> list[Choice]:
     """Choose a token for every row; the states are not changed (`SequenceSampling.append` does that).
 
-    Shapes: logits [S, V] float32, one row per Choosing.
+    Shapes: logits [S, V] float32, one row per Choosing; allowed int32 [S, W], one bit for each token that the row's
+            constraint leaves (all bits without one); None = all tokens of all rows.
     Rule:   the random number belongs to the position of the new token; temperature 0 takes the best score, ties the
             smallest id. A row with a NaN or infinite logit, or with no token left, gets an error; the others go on.
     """
     is_finite = torch.isfinite(logits).all(dim=1).tolist()
     free = [index for index, row in enumerate(rows) if is_finite[index] and row.forced_token_id is None]
-    chosen = dict(zip(free, _pick(logits, rows, free, ops), strict=True))
+    chosen = dict(zip(free, _pick(logits, rows, free, ops, allowed), strict=True))
     return [
         _choice(logits[index], row, chosen.get(index, row.forced_token_id)) if is_finite[index] else _NOT_FINITE
         for index, row in enumerate(rows)
@@ -67,23 +69,31 @@ def draft_token(
 ) -> int:
     """Choose draft `number` (0 is the first) from a draft model's logits, as the token itself would be chosen.
 
-    Shapes: scores [V] float32; allowed [V] bool, None = all.
+    Shapes: scores [V] float32; allowed int32 [1, W], one bit per token, None = all.
     Rule: with the random number of that token's own position, so that the better the draft model knows the
           distribution, the more drafts are right. Penalties count the tokens that are certain.
     """
-    scores = _restrict(penalise(scores, state), Choosing(state=state, allowed=allowed))
-    return max(0, int(ops.sample_tokens(scores[None], SampleRows.of([_settings(state, number)]))))
+    scores = _hold_back(penalise(scores, state), state, allowed)
+    return max(0, int(ops.sample_tokens(scores[None], SampleRows.of([_settings(state, number)], allowed))))
 
 
 _NOT_FINITE = Choice(error=NOT_FINITE)
 
 
-def _pick(logits: torch.Tensor, rows: Sequence[Choosing], free: list[int], ops: OpTable) -> list[int]:
+def _pick(
+    logits: torch.Tensor, rows: Sequence[Choosing], free: list[int], ops: OpTable, allowed: torch.Tensor | None
+) -> list[int]:
     """Return the tokens of the rows named by `free`; -1 where none is left."""
     if not free:
         return []
-    scores = torch.stack([_restrict(penalise(logits[index], rows[index].state), rows[index]) for index in free])
-    settings = SampleRows.of([_settings(rows[index].state, 0) for index in free])
+    scores = logits[free]  # a copy [F, V]
+    left = None if allowed is None else allowed[free]
+    for place, index in enumerate(free):
+        state = rows[index].state
+        if not state.is_plain:
+            words = None if left is None else left[place]
+            scores[place] = _hold_back(penalise(scores[place], state), state, words)
+    settings = SampleRows.of([_settings(rows[index].state, 0) for index in free], left)
     return ops.sample_tokens(scores, settings).tolist()
 
 
@@ -99,15 +109,14 @@ def _choice(logits: torch.Tensor, row: Choosing, token_id: int | None) -> Choice
     return Choice(token_id=token_id, logprob=token_logprob(logits, token_id, num_top) if num_top >= 0 else None)
 
 
-def _restrict(scores: torch.Tensor, row: Choosing) -> torch.Tensor:
-    """Take away what the constraint forbids, and the end while `min_tokens` is not reached.
+def _hold_back(scores: torch.Tensor, state: SequenceSampling, words: torch.Tensor | None) -> torch.Tensor:
+    """Take away the end while `min_tokens` is not reached. Shapes: scores [V]; words int32 [..., W], one bit per token.
 
     Rule: where the constraint allows nothing but the end, it may come before `min_tokens`.
     """
-    if row.allowed is not None:
-        scores = scores.masked_fill(~row.allowed, -torch.inf)
-    if not row.state.must_go_on:
+    if not state.must_go_on:
         return scores
     kept = scores.clone()
-    kept[list(row.state.eos_ids)] = -torch.inf
-    return kept if bool((kept > -torch.inf).any()) else scores
+    kept[list(state.eos_ids)] = -torch.inf
+    left = kept if words is None else kept.masked_fill(~unpack_bits(words, len(kept)).view(-1), -torch.inf)
+    return kept if bool((left > -torch.inf).any()) else scores

@@ -41,6 +41,11 @@ class SequenceSampling:
         return self.num_tokens - self.num_prompt_tokens
 
     @property
+    def is_plain(self) -> bool:
+        """True while the scores are the logits: no penalty, bias or `min_tokens` changes them."""
+        return self.seen is None and self.counts is None and not len(self.bias_ids) and not self.must_go_on
+
+    @property
     def must_go_on(self) -> bool:
         """True while `min_tokens` keeps the end-of-sequence token away."""
         return self.num_output_tokens < self.min_tokens

@@ -231,6 +231,7 @@ class SampleTokens(Protocol):
           e^((score - best) / temperature) in float64, 0 below e^NEGLIGIBLE. top_k keeps exactly k; top_p keeps the
           fewest best tokens whose share of what top_k left reaches p; min_p keeps what is at least that fraction of the
           best. Then `number` picks among the sums of the weights in the order of the ids.
+          A token that `rows.allowed` leaves out counts as a score of minus infinity.
           -1 where every score is minus infinity.
     """
 

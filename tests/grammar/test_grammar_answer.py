@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dsv4_kernels.sampling import num_words, pack_bits, unpack_bits
 
 from dsv4_backend.errors import ConstraintError
 from dsv4_backend.grammar import AnswerMatcher, GrammarCompiler, GrammarMatcher
@@ -37,8 +38,16 @@ def _accept(matcher: AnswerMatcher, tokens: tuple[int, ...]) -> None:
         matcher.accept(token)
 
 
-def test_the_end_cannot_come_while_thinking(thinking: AnswerMatcher) -> None:
-    assert not thinking.allowed()[1] and thinking.allowed().sum() == len(thinking.allowed()) - 1
+def _allowed(matcher: AnswerMatcher, vocab_size: int) -> torch.Tensor:
+    words = torch.zeros(2, num_words(vocab_size), dtype=torch.int32)
+    matcher.fill(words, 1)
+    assert not words[0].any()
+    return unpack_bits(words[1], vocab_size)
+
+
+def test_the_end_cannot_come_while_thinking(thinking: AnswerMatcher, vocabulary: Vocabulary) -> None:
+    allowed = _allowed(thinking, vocabulary.size)
+    assert not allowed[1] and allowed.sum() == vocabulary.size - 1
 
 
 def test_the_grammar_begins_after_thinking(thinking: AnswerMatcher, ids: TextEncoder) -> None:
@@ -65,10 +74,9 @@ def test_a_closed_prompt_leaves_nothing_free(vocabulary: Vocabulary, ids: TextEn
 
 def test_reasoning_does_not_wait_for_the_grammar(vocabulary: Vocabulary, ids: TextEncoder) -> None:
     compiling: Future[GrammarMatcher] = Future()
-    matcher = AnswerMatcher(
-        compiling, torch.ones(vocabulary.size, dtype=torch.bool), vocabulary, ids.encode_bare("<think>")
-    )
-    assert matcher.allowed().all()
+    free = pack_bits(torch.ones(vocabulary.size, dtype=torch.bool))
+    matcher = AnswerMatcher(compiling, free, vocabulary, ids.encode_bare("<think>"))
+    assert _allowed(matcher, vocabulary.size).all()
     _accept(matcher, ids.encode_bare("words"))
     compiling.set_result(GrammarCompiler(vocabulary, vocabulary.size, [1]).matcher(DIGIT))
     _accept(matcher, ids.encode_bare("</think>7"))
@@ -81,6 +89,6 @@ def test_a_grammar_that_cannot_be_compiled_is_told_by_accept(
 ) -> None:
     compiler = GrammarCompiler(vocabulary, vocabulary.size, [1])
     matcher = compiler.answer_matcher(Constraint(kind=ConstraintKind.REGEX, value="(["), ids.encode_bare(prompt))
-    assert matcher.allowed().any()
+    assert _allowed(matcher, vocabulary.size).any()
     with pytest.raises(ConstraintError, match="cannot be compiled"):
         _accept(matcher, ids.encode_bare("words</think>a"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from dsv4_kernels.dispatch import bind
+from dsv4_kernels.sampling import num_words, unpack_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,6 +47,18 @@ def schema_constraint(schema: object) -> Constraint:
     return Constraint(kind=ConstraintKind.JSON_SCHEMA, value=json.dumps(schema))
 
 
+def filled(matcher: GrammarMatcher) -> torch.Tensor:
+    """What may come next, one bit per token. Shapes: int32 [1, W]."""
+    words = torch.zeros(1, num_words(VOCAB_SIZE), dtype=torch.int32)
+    matcher.fill(words, 0)
+    return words
+
+
+def allowed_by(matcher: GrammarMatcher) -> torch.Tensor:
+    """What may come next. Shapes: bool [V]."""
+    return unpack_bits(filled(matcher)[0], VOCAB_SIZE)
+
+
 def replay(matcher: GrammarMatcher, token_ids: tuple[int, ...]) -> None:
     for token_id in token_ids:
         matcher.accept(token_id)
@@ -62,7 +75,7 @@ def is_accepted(matcher: GrammarMatcher, token_id: int) -> bool:
 def walk(matcher: GrammarMatcher, token_ids: tuple[int, ...]) -> bool:
     """Move over tokens, checking that the mask and `accept` agree on each."""
     for token_id in token_ids:
-        is_allowed = bool(matcher.allowed()[token_id])
+        is_allowed = bool(allowed_by(matcher)[token_id])
         assert is_accepted(matcher, token_id) == is_allowed
         if not is_allowed:
             return False
@@ -98,22 +111,22 @@ def test_an_answer_is_matched_and_another_is_not(
 
 def test_the_end_is_allowed_only_when_the_answer_is_whole(compiler: GrammarCompiler, encoder: TextEncoder) -> None:
     matcher = compiler.matcher(Constraint(kind=ConstraintKind.REGEX, value="ab"))
-    assert not matcher.allowed()[EOS]
+    assert not allowed_by(matcher)[EOS]
     replay(matcher, encoder.encode_bare("ab"))
-    assert matcher.allowed().nonzero().flatten().tolist() == [EOS]
+    assert allowed_by(matcher).nonzero().flatten().tolist() == [EOS]
 
 
 def test_after_the_end_only_the_end_is_allowed(compiler: GrammarCompiler, encoder: TextEncoder) -> None:
     matcher = compiler.matcher(Constraint(kind=ConstraintKind.REGEX, value="ab"))
     replay(matcher, (*encoder.encode_bare("ab"), EOS, EOS))
     assert matcher.is_terminated
-    assert matcher.allowed().nonzero().flatten().tolist() == [EOS]
+    assert allowed_by(matcher).nonzero().flatten().tolist() == [EOS]
     assert not is_accepted(matcher, 5)
 
 
 def test_turn_tokens_are_never_allowed(compiler: GrammarCompiler, vocab: Vocabulary) -> None:
     free = json.dumps({"type": "structural_tag", "format": {"type": "any_text"}})
-    allowed = compiler.matcher(Constraint(kind=ConstraintKind.STRUCTURAL_TAG, value=free)).allowed()
+    allowed = allowed_by(compiler.matcher(Constraint(kind=ConstraintKind.STRUCTURAL_TAG, value=free)))
     banned = {token_id for token_id in vocab.special_ids if not allowed[token_id]}
     assert vocab.special_ids - banned == {EOS, vocab.think_open_id, vocab.think_close_id, 1015}
     assert not allowed[vocab.size :].any()
@@ -127,7 +140,7 @@ def test_rollback_restores_the_mask(compiler: GrammarCompiler, encoder: TextEnco
     replay(matcher, token_ids[:second])
     replay(straight, token_ids[:first])
     matcher.rollback(second - first)
-    assert torch.equal(matcher.allowed(), straight.allowed())
+    assert torch.equal(allowed_by(matcher), allowed_by(straight))
 
 
 @settings(max_examples=20)
@@ -145,9 +158,7 @@ def test_a_model_of_noise_writes_a_valid_object(compiler: GrammarCompiler, vocab
     state, noise = SequenceSampling(start, VOCAB_SIZE, [EOS]), torch.Generator().manual_seed(seed)
     token_ids: list[int] = []
     while not matcher.is_terminated and len(token_ids) < 200:
-        choice = sample(
-            torch.randn(1, VOCAB_SIZE, generator=noise), [Choosing(state=state, allowed=matcher.allowed())], OPS
-        )
+        choice = sample(torch.randn(1, VOCAB_SIZE, generator=noise), [Choosing(state=state)], OPS, filled(matcher))
         matcher.accept(choice[0].token_id)
         state.append(choice[0].token_id)
         token_ids.append(choice[0].token_id)
@@ -221,9 +232,12 @@ def test_a_constant_that_looks_like_the_librarys_class_stays(compiler: GrammarCo
     assert walk(matcher, encoder.encode_bare(json.dumps(value))) and matcher.is_completed
 
 
-def test_names_of_any_letters_stay_beside_a_long_string(compiler: GrammarCompiler, encoder: TextEncoder) -> None:
-    long = {"type": "string", "maxLength": 600}
-    schema = {"type": "object", "properties": {"Größe": long, "\\xe9": {"const": "\xdf1\0001\\u00"}}}
-    text = json.dumps({"Größe": "ü", "\\xe9": "\xdf1\0001\\u00"}, ensure_ascii=False)
+@pytest.mark.parametrize("limits", [{}, {"maxLength": 6}, {"maxLength": 600}])
+def test_names_of_any_letters_stay_beside_any_string(
+    compiler: GrammarCompiler, encoder: TextEncoder, limits: dict[str, int]
+) -> None:
+    text = {"type": "string", **limits}
+    schema = {"type": "object", "properties": {"Größe": text, "\\xe9": {"const": "\xdf1\0001\\u00"}}}
+    answer = json.dumps({"Größe": "ü", "\\xe9": "\xdf1\0001\\u00"}, ensure_ascii=False)
     matcher = compiler.matcher(schema_constraint({**schema, "required": ["Größe", "\\xe9"]}))
-    assert walk(matcher, encoder.encode_bare(text)) and matcher.is_completed
+    assert walk(matcher, encoder.encode_bare(answer)) and matcher.is_completed

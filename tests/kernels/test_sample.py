@@ -10,7 +10,7 @@ import pytest
 import torch
 from dsv4_kernels.errors import ShapeError
 from dsv4_kernels.ops import OpTable
-from dsv4_kernels.sampling import SampleRows
+from dsv4_kernels.sampling import SampleRows, pack_bits, unpack_bits
 from dsv4_kernels.triton_lang.arch import arch_named
 from dsv4_kernels.triton_lang.launch import Device, execute
 from dsv4_kernels.triton_lang.sample import sample_tokens
@@ -34,8 +34,10 @@ def on_gpu() -> SimpleNamespace:
     return SimpleNamespace(sample_tokens=partial(sample_tokens, device))
 
 
-def chosen(ops: OpTable | SimpleNamespace, scores: torch.Tensor, *rows: Row) -> list[int]:
-    return ops.sample_tokens(scores, SampleRows.of(list(rows))).tolist()  # type: ignore[no-any-return]
+def chosen(
+    ops: OpTable | SimpleNamespace, scores: torch.Tensor, *rows: Row, allowed: torch.Tensor | None = None
+) -> list[int]:
+    return ops.sample_tokens(scores, SampleRows.of(list(rows), allowed)).tolist()  # type: ignore[no-any-return]
 
 
 @given(
@@ -52,6 +54,34 @@ def test_all_choose_alike(
     scores = torch.from_numpy(rng.integers(0, levels, (len(rows), width)) / levels * 8 - 4).float()
     scores[torch.from_numpy(rng.random((len(rows), width)) < 0.2)] = -torch.inf
     assert chosen(cpu, scores, *rows) == chosen(reference, scores, *rows) == chosen(on_gpu(), scores, *rows)
+
+
+@given(
+    rows=st.lists(settings_rows, min_size=1, max_size=4),
+    seed=st.integers(0, 10**6),
+    width=st.sampled_from([1, 31, 32, 64, 1000]),
+    share=st.sampled_from([0.0, 0.02, 0.7, 1.0]),
+)
+def test_what_is_not_allowed_counts_as_minus_infinity(
+    cpu: OpTable, reference: OpTable, rows: list[Row], seed: int, width: int, share: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    scores = torch.from_numpy(rng.normal(0, 3, (len(rows), width))).float()
+    allowed = torch.from_numpy(rng.random((len(rows), width)) < share)
+    words = torch.stack([pack_bits(row) for row in allowed])
+    want = chosen(reference, scores.masked_fill(~allowed, -torch.inf), *rows)
+    for ops in (cpu, reference, on_gpu()):
+        assert chosen(ops, scores, *rows, allowed=words) == want
+
+
+@given(allowed=st.lists(st.booleans(), min_size=1, max_size=100))
+def test_packed_bits_come_back(allowed: list[bool]) -> None:
+    assert unpack_bits(pack_bits(torch.tensor(allowed)), len(allowed)).tolist() == allowed
+
+
+def test_a_mask_of_another_form_is_refused(cpu: OpTable) -> None:
+    with pytest.raises(ShapeError, match=r"allowed is torch.int32 \(1, 2\) but must be int32 \(1, 1\)"):
+        chosen(cpu, torch.zeros(1, 3), (1.0, 0, 1.0, 0.0, 0.0), allowed=torch.zeros(1, 2, dtype=torch.int32))
 
 
 def test_greedy_takes_the_best_and_of_equal_ones_the_first(ops: OpTable) -> None:

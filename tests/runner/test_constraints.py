@@ -72,6 +72,19 @@ def test_reasoning_is_free_and_the_answer_after_it_is_not(engine: Engine, vocabu
     assert thought and re.fullmatch("[0-9]{4}", rest)
 
 
+def test_a_constrained_answer_is_the_same_alone_and_among_others(engine: Engine, vocabulary: Vocabulary) -> None:
+    assert vocabulary.think_open_id is not None
+    schema = {"type": "object", "properties": {"Größe": {"type": "string", "maxLength": 6}}, "required": ["Größe"]}
+    items = [
+        _constrained(ConstraintKind.JSON_SCHEMA, json.dumps(schema)),
+        prompt(12, temperature=1.0),
+        _constrained(ConstraintKind.REGEX, "[0-9]{4}", ids=(vocabulary.think_open_id,)),
+        _constrained(ConstraintKind.REGEX, "(yes|no) [0-9]{3}"),
+    ]
+    alone = [answer(engine, item).token_ids for item in items]
+    assert [got.token_ids for got in answer_together(engine, items)] == alone
+
+
 def test_a_dead_end_ends_that_request_alone(engine: Engine) -> None:
     dead = _constrained(ConstraintKind.REGEX, "[0-9]{4}")
     banned = tuple((token, -1e38) for token in range(1024))

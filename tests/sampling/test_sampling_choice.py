@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from dsv4_kernels.dispatch import bind
+from dsv4_kernels.sampling import pack_bits, unpack_bits
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +24,7 @@ def make_state(
     min_tokens: int = 0,
     **params: object,
 ) -> SequenceSampling:
+    params = {name: value for name, value in params.items() if name not in ("allowed", "forced")}
     start = SequenceStart(
         sequence_id=1,
         token_ids=token_ids,
@@ -37,14 +39,24 @@ def make_logits(seed: int, rows: int = 1) -> torch.Tensor:
     return torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
 
 
-def choose(logits: torch.Tensor, state: SequenceSampling, **row: object) -> Choice:
-    return sample(logits.reshape(1, -1), [Choosing(state=state, **row)], OPS)[0]  # type: ignore[arg-type]
+def choose(
+    logits: torch.Tensor, state: SequenceSampling, *, allowed: torch.Tensor | None = None, forced: int | None = None
+) -> Choice:
+    words = None if allowed is None else pack_bits(allowed)[None]
+    return sample(logits.reshape(1, -1), [Choosing(state=state, forced_token_id=forced)], OPS, words)[0]
 
 
 def reachable(logits: torch.Tensor, **params: object) -> set[int]:
     """Tokens that come up over many positions."""
     states = [make_state((0,) * (position + 1), num_prompt_tokens=1, seed=3, **params) for position in range(300)]
     return {item.token_id for item in sample(logits.expand(300, -1), [Choosing(state=state) for state in states], OPS)}
+
+
+def allowed_words(seed: object) -> torch.Tensor:
+    """A mask of one row, by its seed; None: everything."""
+    if seed is None:
+        return torch.full((2,), -1, dtype=torch.int32)
+    return pack_bits(torch.rand(VOCAB, generator=torch.Generator().manual_seed(int(str(seed)))) < 0.3)
 
 
 filters = st.fixed_dictionaries(
@@ -57,6 +69,9 @@ filters = st.fixed_dictionaries(
         "presence_penalty": st.sampled_from([0.0, 0.5]),
         "logprobs": st.sampled_from([-1, 0, 3]),
         "seed": st.integers(-(2**63), 2**63 - 1),
+        "min_tokens": st.sampled_from([0, 2]),
+        "allowed": st.sampled_from([None, 1, 2]),
+        "forced": st.sampled_from([None, None, 7]),
     }
 )
 
@@ -64,10 +79,28 @@ filters = st.fixed_dictionaries(
 @given(rows=st.lists(filters, min_size=1, max_size=6), seed=st.integers(0, 1000))
 def test_a_row_chooses_alone_what_it_chooses_in_a_batch(rows: list[dict[str, object]], seed: int) -> None:
     logits = make_logits(seed, len(rows))
-    choosing = [Choosing(state=make_state(**row)) for row in rows]
-    together = sample(logits, choosing, OPS)
-    alone = [sample(logits[index : index + 1], [row], OPS)[0] for index, row in enumerate(choosing)]
+    choosing = [Choosing(state=make_state(**row), forced_token_id=row["forced"]) for row in rows]  # type: ignore[arg-type]
+    words = torch.stack([allowed_words(row["allowed"]) for row in rows])
+    together = sample(logits, choosing, OPS, words)
+    cases = enumerate(choosing)
+    alone = [sample(logits[index : index + 1], [row], OPS, words[index : index + 1])[0] for index, row in cases]
     assert together == alone
+
+
+@given(row=filters, seed=st.integers(0, 1000))
+def test_a_mask_is_a_score_of_minus_infinity(row: dict[str, object], seed: int) -> None:
+    """The plain twin of the mask: a bias that leaves nothing of the other tokens."""
+    words, logits = allowed_words(row["allowed"]), make_logits(seed)
+    banned = tuple((token, -torch.inf) for token in (~unpack_bits(words, VOCAB)).nonzero().flatten().tolist())
+    masked = sample(logits, [Choosing(state=make_state(**row))], OPS, words[None])
+    assert masked == sample(logits, [Choosing(state=make_state(logit_bias=banned, **row))], OPS)
+
+
+def test_a_row_without_a_constraint_ignores_its_neighbours_mask() -> None:
+    rows = [Choosing(state=make_state(seed=seed)) for seed in range(2)]
+    words = torch.stack([allowed_words(3), allowed_words(None)])
+    logits = make_logits(4, 2)
+    assert sample(logits, rows, OPS, words)[1] == sample(logits, rows, OPS)[1]
 
 
 def test_greedy_takes_the_smallest_id_of_equal_scores() -> None:
@@ -161,8 +194,9 @@ def test_only_allowed_tokens_are_chosen() -> None:
     allowed = torch.zeros(VOCAB, dtype=torch.bool)
     allowed[[10, 11]] = True
     states = [make_state(seed=seed) for seed in range(40)]
-    rows = [Choosing(state=state, allowed=allowed) for state in states]
-    assert {item.token_id for item in sample(make_logits(1).expand(40, -1), rows, OPS)} == {10, 11}
+    rows = [Choosing(state=state) for state in states]
+    words = pack_bits(allowed).expand(40, -1)
+    assert {item.token_id for item in sample(make_logits(1).expand(40, -1), rows, OPS, words)} == {10, 11}
 
 
 def test_a_finished_grammar_may_end_before_min_tokens() -> None:
@@ -172,9 +206,8 @@ def test_a_finished_grammar_may_end_before_min_tokens() -> None:
 
 
 def test_a_dead_end_is_an_error_of_its_row_only() -> None:
-    nothing = torch.zeros(VOCAB, dtype=torch.bool)
-    rows = [Choosing(state=make_state(seed=1), allowed=nothing), Choosing(state=make_state(seed=1))]
-    stuck, fine = sample(make_logits(1).expand(2, -1), rows, OPS)
+    words = torch.tensor([[0, 0], [-1, -1]], dtype=torch.int32)
+    stuck, fine = sample(make_logits(1).expand(2, -1), [Choosing(state=make_state(seed=1))] * 2, OPS, words)
     assert "allows no token" in stuck.error and stuck.token_id == -1
     assert not fine.error
 
@@ -190,7 +223,7 @@ def test_a_broken_logit_is_an_error_of_its_row_only(bad: float) -> None:
 
 def test_a_forced_token_keeps_its_own_logprob() -> None:
     logits = make_logits(4)[0]
-    choice = choose(logits, make_state(logprobs=0), forced_token_id=17)
+    choice = choose(logits, make_state(logprobs=0), forced=17)
     assert choice.token_id == 17 and choice.logprob is not None
     assert choice.logprob.logprob == pytest.approx(float(logits.log_softmax(0)[17]), abs=1e-6)
 

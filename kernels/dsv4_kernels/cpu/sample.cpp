@@ -1,6 +1,7 @@
 // sample_tokens: one token per row of scores, by temperature, top_k, top_p, min_p and one number in [0, 1).
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <vector>
 
 #include "lanes.h"
@@ -50,6 +51,24 @@ void cut(std::vector<double>& weights, long top_k, double top_p) {
   for (long i = kept; i < count; i++) weights[ids[i]] = 0;
 }
 
+bool all_allowed(const uint32_t* words, long V) {
+  for (long w = 0; w < V / 32; w++)
+    if (words[w] != ~0u) return false;
+  const uint32_t rest = V % 32 ? (1u << V % 32) - 1 : 0;
+  return !rest || (words[V / 32] & rest) == rest;
+}
+
+// The scores of the tokens whose bit is set, minus infinity elsewhere.
+const float* restrict_to(const float* scores, const uint32_t* words, long V, std::vector<float>& kept) {
+  kept.assign(V, -INFINITY);
+  for (long w = 0; w * 32 < V; w++)
+    for (uint32_t bits = words[w]; bits; bits &= bits - 1) {
+      const long i = w * 32 + __builtin_ctz(bits);
+      if (i < V) kept[i] = scores[i];
+    }
+  return kept.data();
+}
+
 long choose(const float* scores, long V, const Settings& s, double negligible) {
   const long best = first_best(scores, V);
   const float highest = scores[best];
@@ -75,10 +94,16 @@ long choose(const float* scores, long V, const Settings& s, double negligible) {
 }
 }  // namespace
 
+// allowed [S, ceil(V / 32)] may be null.
 API void dsv4_sample_tokens(const float* scores, const double* temperature, const long* top_k, const double* top_p,
-                            const double* min_p, const double* number, long* out, long S, long V, double negligible,
-                            int threads) {
+                            const double* min_p, const double* number, const uint32_t* allowed, long* out, long S,
+                            long V, double negligible, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (S > 1)
-  for (long s = 0; s < S; s++)
-    out[s] = choose(scores + s * V, V, {temperature[s], top_k[s], top_p[s], min_p[s], number[s]}, negligible);
+  for (long s = 0; s < S; s++) {
+    std::vector<float> kept;
+    const float* row = scores + s * V;
+    const uint32_t* words = allowed ? allowed + s * ((V + 31) / 32) : nullptr;
+    if (words && !all_allowed(words, V)) row = restrict_to(row, words, V, kept);
+    out[s] = choose(row, V, {temperature[s], top_k[s], top_p[s], min_p[s], number[s]}, negligible);
+  }
 }

@@ -14,7 +14,7 @@ from dsv4_kernels.cpu.stored import FORMAT_CODES, StoredRows
 from dsv4_kernels.errors import ShapeError, require
 from dsv4_kernels.reference.cache import pack_rows
 from dsv4_kernels.rows import RowFormat, RowSpec
-from dsv4_kernels.sampling import NEGLIGIBLE, SampleRows
+from dsv4_kernels.sampling import NEGLIGIBLE, SampleRows, num_words
 from dsv4_kernels.tensors import ExpertWeights, FoldRuns, LinearWeight
 
 SCRATCH_FLOATS = 1 << 24  # of `moe`: more tokens than fit are computed in pieces, which changes no bit
@@ -336,7 +336,14 @@ class CpuOps:
         reals = (rows.temperature, rows.top_p, rows.min_p, rows.number)
         temperature, top_p, min_p, number = (item.contiguous() for item in reals)
         top_k = _i64(rows.top_k, (count,))
+        allowed = None if rows.allowed is None else rows.allowed.contiguous()
+        if allowed is not None:
+            require(
+                allowed.dtype == torch.int32 and allowed.shape == (count, num_words(width)),
+                f"allowed is {allowed.dtype} {tuple(allowed.shape)} but must be int32 {(count, num_words(width))}.",
+            )
         pointers = [item.data_ptr() for item in (temperature, top_k, top_p, min_p, number)]
+        pointers.append(0 if allowed is None else allowed.data_ptr())
         self.library.dsv4_sample_tokens(
             scores.data_ptr(), *pointers, out.data_ptr(), count, width, NEGLIGIBLE, torch.get_num_threads()
         )

@@ -10,7 +10,8 @@ from dsv4_kernels.sampling import NEGLIGIBLE, SampleRows
 
 def sample_tokens(scores: Tensor, rows: SampleRows) -> Tensor:
     """As `ops.SampleTokens`."""
-    return torch.tensor([_choose(row, rows, index) for index, row in enumerate(scores)], dtype=torch.int64)
+    left = rows.restrict(scores)
+    return torch.tensor([_choose(row, rows, index) for index, row in enumerate(left)], dtype=torch.int64)
 
 
 def _choose(scores: Tensor, rows: SampleRows, index: int) -> int:

@@ -14,7 +14,7 @@ from dsv4_kernels.triton_lang.launch import Device
 
 def sample_tokens(device: Device, scores: Tensor, rows: SampleRows) -> Tensor:
     """As `ops.SampleTokens`."""
-    place = scores.device
+    place, scores = scores.device, rows.restrict(scores)
     temperature, top_p, min_p, number = (
         item.to(place)[:, None] for item in (rows.temperature, rows.top_p, rows.min_p, rows.number)
     )
