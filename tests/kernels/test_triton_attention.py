@@ -13,6 +13,7 @@ from triton_rig import close, each_arch, interpreted
 
 TABLE = interpreted()
 PACKED = RowSpec(format=RowFormat.PACKED, width=128, rope_dim=32)
+RELEASED = RowSpec(format=RowFormat.PACKED, width=512, rope_dim=64)  # a quarter holds two scales, or codes and bf16
 FP32 = RowSpec(format=RowFormat.FP32, width=100)
 
 
@@ -37,6 +38,7 @@ def case(reference: OpTable, spec: RowSpec, tokens: int, heads: int, entries: in
         (FP32, 2, 5, 21, 2e-6),
         (FP32, 1, 17, 0, 2e-6),
         (PACKED, 2, 3, 70, 1e-2),
+        (RELEASED, 1, 3, 20, 1e-2),
         pytest.param(PACKED, 130, 2, 0, 1e-2, marks=pytest.mark.ci),  # enough programs: one split
         (RowSpec(format=RowFormat.BF16, width=64), 1, 4, 150, 1e-2),
         (RowSpec(format=RowFormat.FP8, width=64), 1, 4, 10, 1e-2),
@@ -85,3 +87,11 @@ def test_rows_of_two_layouts_in_one_window_are_refused(reference: OpTable):
 def test_packed_rows_on_every_architecture(arch: str, reference: OpTable):
     arguments = case(reference, PACKED, 1, 3, 40)
     close(interpreted(arch).sparse_attention(*arguments), reference.sparse_attention(*arguments), 1e-2)
+
+
+def test_a_cache_that_begins_between_rows_is_refused(reference: OpTable):
+    query, window, chosen, sink, scale = case(reference, PACKED, 1, 3, 40)
+    moved = torch.empty(window.ring.data.numel() + 1, dtype=torch.uint8)[1:].view(window.ring.data.shape)
+    window = WindowRows(CacheRows(moved, PACKED), window.fresh, window.rows)
+    with pytest.raises(ShapeError, match="multiple of 8 bytes"):
+        TABLE.sparse_attention(query, window, chosen, sink, scale)

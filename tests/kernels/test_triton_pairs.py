@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from dsv4_kernels.errors import BindError
@@ -16,6 +17,10 @@ from dsv4_kernels.triton_lang.pairs import pairs_of
 from dsv4_kernels.triton_lang.profiles import PROFILES
 
 from dsv4_backend.plan.bundled import bundled_config
+
+KERNELS = Path(__file__).resolve().parents[2] / "kernels"
+LOWERED = KERNELS / "lowering.jsonl"  # what `report --json` told of every pair
+OLDEST = "DSV4_TRITON_36"  # names a Python that has Triton 3.6, the oldest that the kernels are kept compilable on
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -67,11 +72,12 @@ def test_an_interpreted_kernel_is_not_compiled():
         lower(pairs_of(arch, PROFILES["flash"])[0], arch)
 
 
-def compiled(*arguments: str) -> list[dict]:
+def compiled(*arguments: str, python: str = sys.executable, timeout: int = 600) -> list[dict]:
     """Compile in a process of its own: here kernels are interpreted."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "dsv4_kernels.triton_lang.report", "--json", *arguments]
-    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=environment)
+    environment["PYTHONPATH"] = os.pathsep.join([str(KERNELS), environment.get("PYTHONPATH", "")])
+    command = [python, "-m", "dsv4_kernels.triton_lang.report", "--json", *arguments]
+    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout, env=environment)
     assert told.returncode in (0, 1), told.stderr
     return [json.loads(line) for line in told.stdout.splitlines() if line.startswith("{")]
 
@@ -90,3 +96,39 @@ def test_a_sample_compiles_to_native_products(arch: str, op: str, opcode: str):
     results = compiled("--arch", arch, "--model", "flash", "--op", op, "--sample")
     assert [one["problems"] for one in results if one["problems"]] == []
     assert opcode in {each for one in results for each in one["opcodes"]}
+
+
+def recorded() -> list[dict]:
+    return [json.loads(line) for line in LOWERED.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("arch", ["sm_90", "sm_100a"])
+def test_every_pair_of_both_models_was_compiled_as_it_is_now(arch: str):
+    told = {(one["op"], one["kernel"], one["configuration"]) for one in recorded() if one["arch"] == arch}
+    pairs = [pair for profile in PROFILES.values() for pair in pairs_of(arch_named(arch), profile)]
+    assert {(pair.op, pair.name, pair.configuration) for pair in pairs} == told
+
+
+def test_no_recorded_pair_falls_short():
+    assert [one for one in recorded() if one["problems"]] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHES)
+def test_every_pair_compiles_to_its_opcodes_without_spills(arch: str):
+    results = compiled("--arch", arch, timeout=7200)
+    assert [one for one in results if one["problems"]] == []
+    wanted = {(one["op"], one["configuration"]): one["opcodes"] for one in recorded() if one["arch"] == arch}
+    assert {(one["op"], one["configuration"]): one["opcodes"] for one in results} == wanted
+
+
+@pytest.mark.slow
+def test_a_sample_for_sm_90_compiles_with_triton_3_6():
+    python = os.environ.get(OLDEST)
+    if python is None:
+        pytest.skip(f"{OLDEST} names no Python with triton==3.6.0; kernels/README.md says how to make one")
+    version = [python, "-c", "import triton; print(triton.__version__)"]
+    told = subprocess.run(version, capture_output=True, text=True, check=False)
+    assert told.stdout.startswith("3.6."), told.stdout + told.stderr
+    results = compiled("--arch", "sm_90", "--sample", python=python, timeout=3600)
+    assert len(results) > 30 and [one for one in results if one["problems"]] == []

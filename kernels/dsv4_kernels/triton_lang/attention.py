@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton.language as tl
 from torch import Tensor
@@ -40,7 +42,7 @@ def sparse_attention(
     partial = new(query, tokens, splits, heads, width, dtype=torch.float32) if splits > 1 else out
     tops, belows = (new(query, tokens, splits, heads, dtype=torch.float32) for _ in range(2))
     caches = (window.ring.data, window.fresh.data, window.rows.contiguous(), chosen.data, entry_rows.contiguous())
-    sizes = (heads, window.rows.shape[1], entry_rows.shape[1], per_split, scale * LOG2_E)
+    sizes = (heads, window.rows.shape[1], entry_rows.shape[1], splits, per_split, scale * LOG2_E)
     device(
         kernels.attend_split,
         (*grid, splits),
@@ -54,7 +56,9 @@ def sparse_attention(
         ENTRY_ROPE=chosen.spec.rope_dim,
         WINDOW_BYTES=ring.row_bytes,
         ENTRY_BYTES=chosen.spec.row_bytes,
-        SPLITS=splits,
+        WINDOW_ALIGN=_alignment(ring.row_bytes, window.ring.data, window.fresh.data),
+        ENTRY_ALIGN=_alignment(chosen.spec.row_bytes, chosen.data),
+        IS_SPLIT=splits > 1,
         BLOCK_H=block_h,
         BLOCK_J=block_j,
         BLOCK_D=power_of_two_at_least(width, 64),
@@ -62,9 +66,8 @@ def sparse_attention(
         HEADS_LEFT=not device.arch.has_tensor_memory,
     )
     if splits > 1:
-        sizes_ = {"WIDTH": width, "SPLITS": splits}
-        blocks = {"BLOCK_S": power_of_two_at_least(splits), "BLOCK_D": power_of_two_at_least(width)}
-        device(kernels.combine_splits, (tokens, heads), partial, tops, belows, sink, out, heads, **sizes_, **blocks)
+        blocks = {"WIDTH": width, "BLOCK_S": power_of_two_at_least(splits), "BLOCK_D": power_of_two_at_least(width)}
+        device(kernels.combine_splits, (tokens, heads), partial, tops, belows, sink, out, heads, splits, **blocks)
     return out
 
 
@@ -75,6 +78,15 @@ def _blocks(device: Device, heads: int, is_exact: bool) -> tuple[int, int, int]:
     if device.arch.has_tensor_memory:
         return min(32, power_of_two_at_least(heads, 16)), 64, 8  # two blocks share a processor's memory
     return 64, 32, 8  # wgmma takes 64 rows, which are heads here
+
+
+def _alignment(row_bytes: int, *caches: Tensor) -> int:
+    """What every row's address is a multiple of: rows follow one another without gaps."""
+    bytes = math.gcd(row_bytes, 16)
+    for cache in caches:
+        place = cache.data_ptr()
+        require(place % bytes == 0, f"a cache begins at address {place} but must begin at a multiple of {bytes} bytes.")
+    return bytes
 
 
 def _num_splits(programs: int, tiles: int) -> int:

@@ -35,22 +35,29 @@ class Blocks:
         return {**sizes, "warps": self.warps, "stages": self.stages}
 
 
-def choose_blocks(device: Device, format: str, num_tokens: int, element_bytes: int = 2) -> Blocks:
-    """Blocks for about so many tokens per matrix. element_bytes: of a dense weight.
+def choose_blocks(
+    device: Device, format: str, num_tokens: int, element_bytes: int = 2, *, is_pair: bool = False
+) -> Blocks:
+    """Blocks for about so many tokens per matrix. element_bytes: of a dense weight; is_pair: two sums are held at once.
 
     Rule: few tokens are padded to 16, many take 128. Columns as wide as the format's scales and shared memory allow.
+          Both, and the warps, so that no configuration of the models moves registers to memory (`report.py`).
     """
-    most = 64 if device.arch.is_small or (format == "dense" and element_bytes == 4) else 128
+    is_wide = (format == "dense" and element_bytes == 4) or (format == "fp8" and is_pair)  # sums and their parts
+    most = 64 if device.arch.is_small or is_wide else 128
     tokens = min(most, power_of_two_at_least(num_tokens, 16))
     columns = 256 if format == "nvfp4" else 128
     if format.endswith("as_bf16"):
         columns = 64
     elif format == "dense":
         columns = 128 // element_bytes
+    if is_pair and device.arch.is_small and tokens >= 64 and format in ("nvfp4", "mxfp4_as_fp8"):
+        columns //= 2  # operands stand in registers beside both sums
     stages = 3 if device.arch.is_small else 4
     if format == "dense" and (element_bytes == 4 or device.arch.is_small):
         stages = 2
-    return Blocks(tokens=tokens, columns=columns, warps=8 if tokens >= 128 else 4, stages=stages)
+    many = 128 if format == "dense" else 32 if device.arch.is_small and is_pair else 64  # tokens that take eight warps
+    return Blocks(tokens=tokens, columns=columns, warps=8 if tokens >= many else 4, stages=stages)
 
 
 def linear(device: Device, x: Tensor, weight: DeviceWeight) -> Tensor:

@@ -54,7 +54,7 @@ def moe(
         tuple(weights.shape) == (tokens, k) == tuple(ids.shape), f"ids {list(ids.shape)} are not for {tokens} tokens."
     )
     num_experts = experts.w1.num_groups
-    blocks = _blocks(device, experts.w1, ceil_div(tokens * k, num_experts))
+    blocks = _blocks(device, experts.w1, ceil_div(tokens * k, num_experts), is_pair=True)
     schedule = make_schedule(device, ids.contiguous(), num_experts, blocks.tokens)
     hidden, scales = _up(device, x.contiguous(), experts, schedule, weights.contiguous(), limit, round_trip)
     slots = _down(device, hidden, scales, experts.w2, schedule, x.dtype)
@@ -88,8 +88,8 @@ def make_schedule(device: Device, ids: Tensor, num_experts: int, size: int) -> S
     return Schedule(slots=slots, experts=found, size=size)
 
 
-def _blocks(device: Device, weight: DeviceWeight, num_tokens: int) -> Blocks:
-    return choose_blocks(device, weight.multiplied(device), num_tokens, weight.codes.element_size())
+def _blocks(device: Device, weight: DeviceWeight, num_tokens: int, *, is_pair: bool) -> Blocks:
+    return choose_blocks(device, weight.multiplied(device), num_tokens, weight.codes.element_size(), is_pair=is_pair)
 
 
 def _up(
@@ -114,7 +114,7 @@ def _up(
     factors = w1.factors(device), w3.factors(device)
     has_alpha = all(each is not None for each in factors)
     alphas = [x if each is None else each for each in factors]
-    blocks, num_blocks, table = _placed(device, w1, schedule, slots, codes)
+    blocks, num_blocks, table = _placed(device, w1, schedule, slots, codes, is_pair=True)
     device(
         kernels.expert_up_kernel,
         (ceil_div(n, BLOCK_N), num_blocks, 1),
@@ -141,7 +141,7 @@ def _down(
         hidden, scales = tokens_for(device, hidden, w2)
     y = new(hidden, slots, n, dtype=dtype)
     factors = w2.factors(device)
-    blocks, num_blocks, table = _placed(device, w2, schedule, slots, hidden)
+    blocks, num_blocks, table = _placed(device, w2, schedule, slots, hidden, is_pair=False)
     device(
         kernels.linear_kernel,
         (ceil_div(n, BLOCK_N), num_blocks, 1),
@@ -158,10 +158,11 @@ def _down(
 
 
 def _placed(
-    device: Device, weight: DeviceWeight, schedule: Schedule | None, slots: int, unused: Tensor
+    device: Device, weight: DeviceWeight, schedule: Schedule | None, slots: int, unused: Tensor, *, is_pair: bool
 ) -> tuple[Blocks, int, tuple[Tensor, Tensor]]:
     """Blocks, how many of them along the tokens, and the tables that place slots (any tensor where there are none)."""
     if schedule is None:
-        blocks = _blocks(device, weight, slots)
+        blocks = _blocks(device, weight, slots, is_pair=is_pair)
         return blocks, ceil_div(slots, blocks.tokens), (unused, unused)
-    return _blocks(device, weight, schedule.size), schedule.num_blocks, (schedule.slots, schedule.experts)
+    blocks = _blocks(device, weight, schedule.size, is_pair=is_pair)
+    return blocks, schedule.num_blocks, (schedule.slots, schedule.experts)

@@ -28,8 +28,10 @@ def accumulate(x, x_scales, w, w_scales, row, has_row, token, has_token, k_from,
 
     Rule: k_from is a multiple of 256 and of BLOCK_K. Weights, tokens and their scales are row-major without gaps.
     """
+    # wgmma's sums fill the registers: the addresses of its operands, moved out of the loop, would not fit beside them
+    IS_FULL: tl.constexpr = FORMAT == "fp8" or FORMAT == "mxfp4_as_bf16"
     acc = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
-    for k in range(k_from, k_to, BLOCK_K):
+    for k in tl.range(k_from, k_to, BLOCK_K, disable_licm=IS_FULL):
         if FORMAT == "dense":
             acc = dense_step(acc, x, w, row, has_row, token, has_token, k, K, BLOCK_K)
         elif FORMAT == "fp8":

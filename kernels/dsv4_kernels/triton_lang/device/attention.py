@@ -16,7 +16,7 @@ def product(left, right, acc, IS_SWAPPED: tl.constexpr):
 
 
 @triton.jit
-def attend_tile(top, below, sum0, sum1, sum2, sum3, q0, q1, q2, q3, row, valid, d, scale, FORMAT: tl.constexpr,
+def attend_tile(top, below, sum0, sum1, sum2, sum3, q0, q1, q2, q3, row, valid, scale, FORMAT: tl.constexpr,
                 WIDTH: tl.constexpr, ROPE: tl.constexpr, QUARTER: tl.constexpr, DOT: tl.constexpr,
                 HEADS_LEFT: tl.constexpr):  # fmt: skip
     """Take BLOCK_J rows into the running softmax (top, below [H]) and its sums [QUARTER, H]; scale is for base 2.
@@ -26,14 +26,14 @@ def attend_tile(top, below, sum0, sum1, sum2, sum3, q0, q1, q2, q3, row, valid, 
     rows on the left would have to be decoded in its register layout. Channels go by quarters, so that decoding one
     takes few registers.
     """
-    kv0 = load_channels(row, valid, d, FORMAT, WIDTH, ROPE).to(DOT)
+    kv0 = load_channels(row, valid, 0, QUARTER, FORMAT, WIDTH, ROPE).to(DOT)
     scores = tl.zeros([row.shape[0], top.shape[0]], tl.float32)
     scores = product(kv0, q0, scores, HEADS_LEFT)
-    kv1 = load_channels(row, valid, d + QUARTER, FORMAT, WIDTH, ROPE).to(DOT)
+    kv1 = load_channels(row, valid, QUARTER, QUARTER, FORMAT, WIDTH, ROPE).to(DOT)
     scores = product(kv1, q1, scores, HEADS_LEFT)
-    kv2 = load_channels(row, valid, d + 2 * QUARTER, FORMAT, WIDTH, ROPE).to(DOT)
+    kv2 = load_channels(row, valid, 2 * QUARTER, QUARTER, FORMAT, WIDTH, ROPE).to(DOT)
     scores = product(kv2, q2, scores, HEADS_LEFT)
-    kv3 = load_channels(row, valid, d + 3 * QUARTER, FORMAT, WIDTH, ROPE).to(DOT)
+    kv3 = load_channels(row, valid, 3 * QUARTER, QUARTER, FORMAT, WIDTH, ROPE).to(DOT)
     scores = product(kv3, q3, scores, HEADS_LEFT) * scale  # [J, H]
     scores = tl.where(valid[:, None], scores, float("-inf"))
     higher = tl.maximum(top, tl.max(scores, 0))
@@ -63,14 +63,18 @@ def store_sum(at, has_head, d, values, WIDTH: tl.constexpr):
 
 @triton.jit(do_not_specialize=VARIABLE)
 def attend_split(query, ring, fresh, window_rows, entries, entry_rows, sink, out, tops, belows, num_heads, num_window,
-                 num_chosen, tiles_per_split, scale, WINDOW: tl.constexpr, ENTRIES: tl.constexpr, WIDTH: tl.constexpr,
-                 WINDOW_ROPE: tl.constexpr, ENTRY_ROPE: tl.constexpr, WINDOW_BYTES: tl.constexpr,
-                 ENTRY_BYTES: tl.constexpr, SPLITS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_J: tl.constexpr,
-                 BLOCK_D: tl.constexpr, DOT: tl.constexpr, HEADS_LEFT: tl.constexpr):  # fmt: skip
-    """One token, BLOCK_H heads and one split of its rows. With one split the result is final, otherwise partial.
+                 num_chosen, num_splits, tiles_per_split, scale, WINDOW: tl.constexpr, ENTRIES: tl.constexpr,
+                 WIDTH: tl.constexpr, WINDOW_ROPE: tl.constexpr, ENTRY_ROPE: tl.constexpr, WINDOW_BYTES: tl.constexpr,
+                 ENTRY_BYTES: tl.constexpr, WINDOW_ALIGN: tl.constexpr, ENTRY_ALIGN: tl.constexpr,
+                 IS_SPLIT: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_D: tl.constexpr,
+                 DOT: tl.constexpr, HEADS_LEFT: tl.constexpr):  # fmt: skip
+    """One token, BLOCK_H heads and one split of its rows. The result is final, or partial where IS_SPLIT.
 
     Shapes: query [T, H, WIDTH]; rows int64 [T, num_window], [T, num_chosen]; out [T, H, WIDTH], or partial
-            [T, SPLITS, H, WIDTH] float32 with tops and belows [T, SPLITS, H]. WINDOW and ENTRIES name row formats.
+            [T, S, H, WIDTH] float32 with tops and belows [T, S, H]. WINDOW and ENTRIES name row formats.
+    Rule:   rows begin at multiples of WINDOW_ALIGN and ENTRY_ALIGN bytes: the compiler does not see it through the
+            choice of ring or fresh, and would load byte by byte. Nothing is moved out of the loops: some fifty
+            addresses of wgmma's operands would stand in registers, and the sums in memory.
     """
     token = tl.program_id(0).to(tl.int64)
     split = tl.program_id(2)
@@ -92,24 +96,25 @@ def attend_split(query, ring, fresh, window_rows, entries, entry_rows, sink, out
     window_tiles = (num_window + BLOCK_J - 1) // BLOCK_J
     from_tile = split * tiles_per_split
     to_tile = from_tile + tiles_per_split
-    for tile in range(from_tile, tl.minimum(to_tile, window_tiles)):
+    for tile in tl.range(from_tile, tl.minimum(to_tile, window_tiles), disable_licm=True):
         j = tile * BLOCK_J + tl.arange(0, BLOCK_J)
         row = tl.load(window_rows + token * num_window + j, mask=j < num_window, other=-1)
         place = tl.where(row >= 0, ring + row * WINDOW_BYTES, fresh + tl.maximum(-2 - row, 0) * WINDOW_BYTES)
+        place = tl.multiple_of(place, WINDOW_ALIGN)
         top, below, sum0, sum1, sum2, sum3 = attend_tile(
-            top, below, sum0, sum1, sum2, sum3, q0, q1, q2, q3, place, row != -1, d, scale, WINDOW, WIDTH, WINDOW_ROPE,
+            top, below, sum0, sum1, sum2, sum3, q0, q1, q2, q3, place, row != -1, scale, WINDOW, WIDTH, WINDOW_ROPE,
             QUARTER, DOT, HEADS_LEFT)  # fmt: skip
     entry_tiles = (num_chosen + BLOCK_J - 1) // BLOCK_J
-    for tile in range(tl.maximum(from_tile, window_tiles) - window_tiles,
-                      tl.minimum(to_tile - window_tiles, entry_tiles)):  # fmt: skip
+    for tile in tl.range(tl.maximum(from_tile, window_tiles) - window_tiles,
+                         tl.minimum(to_tile - window_tiles, entry_tiles), disable_licm=True):  # fmt: skip
         j = tile * BLOCK_J + tl.arange(0, BLOCK_J)
         row = tl.load(entry_rows + token * num_chosen + j, mask=j < num_chosen, other=-1)
-        place = entries + tl.maximum(row, 0) * ENTRY_BYTES
+        place = tl.multiple_of(entries + tl.maximum(row, 0) * ENTRY_BYTES, ENTRY_ALIGN)
         top, below, sum0, sum1, sum2, sum3 = attend_tile(
-            top, below, sum0, sum1, sum2, sum3, q0, q1, q2, q3, place, row >= 0, d, scale, ENTRIES, WIDTH, ENTRY_ROPE,
+            top, below, sum0, sum1, sum2, sum3, q0, q1, q2, q3, place, row >= 0, scale, ENTRIES, WIDTH, ENTRY_ROPE,
             QUARTER, DOT, HEADS_LEFT)  # fmt: skip
-    line = (token * SPLITS + split) * num_heads + h
-    if SPLITS == 1:
+    line = (token * num_splits + split) * num_heads + h
+    if not IS_SPLIT:
         logit = tl.load(sink + h, mask=has_head, other=0.0).to(tl.float32) * 1.4426950408889634
         higher = tl.maximum(top, logit)
         kept = tl.exp2(top - higher)
@@ -127,21 +132,21 @@ def attend_split(query, ring, fresh, window_rows, entries, entry_rows, sink, out
     store_sum(at, has_head, d + 3 * QUARTER, sum3, WIDTH)
 
 
-@triton.jit
-def combine_splits(partial, tops, belows, sink, out, num_heads, WIDTH: tl.constexpr, SPLITS: tl.constexpr,
-                   BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=VARIABLE)
+def combine_splits(partial, tops, belows, sink, out, num_heads, num_splits, WIDTH: tl.constexpr, BLOCK_S: tl.constexpr,
+                   BLOCK_D: tl.constexpr):  # fmt: skip
     """One token and one head per program."""
     token, h = tl.program_id(0).to(tl.int64), tl.program_id(1)
     s = tl.arange(0, BLOCK_S)
     d = tl.arange(0, BLOCK_D)
-    line = (token * SPLITS + s) * num_heads + h
-    top = tl.load(tops + line, mask=s < SPLITS, other=-3.0e38)
-    below = tl.load(belows + line, mask=s < SPLITS, other=0.0)
+    line = (token * num_splits + s) * num_heads + h
+    top = tl.load(tops + line, mask=s < num_splits, other=-3.0e38)
+    below = tl.load(belows + line, mask=s < num_splits, other=0.0)
     logit = tl.load(sink + h).to(tl.float32) * 1.4426950408889634
     higher = tl.maximum(tl.max(top, 0), logit)
     kept = tl.exp2(top - higher)
     total = tl.sum(below * kept, 0) + tl.exp2(logit - higher)
-    inside = (s < SPLITS)[:, None] & (d < WIDTH)[None, :]
+    inside = (s < num_splits)[:, None] & (d < WIDTH)[None, :]
     parts = tl.load(partial + line[:, None] * WIDTH + d[None, :], mask=inside, other=0.0)
     result = tl.sum(parts * kept[:, None], 0)
     result = tl.where(total > 0.0, result / tl.where(total > 0.0, total, 1.0), 0.0)

@@ -23,7 +23,7 @@ def score_entries(query, head_weights, cache, rows, num_visible, scores, num_ent
         seen = entry < visible
         row = tl.load(rows + entry, mask=seen, other=0)
         d = tl.arange(0, BLOCK_D)
-        keys = load_channels(cache + row * ROW_BYTES, seen, d, FORMAT, WIDTH, 0).to(DOT)
+        keys = load_channels(cache + row * ROW_BYTES, seen, 0, BLOCK_D, FORMAT, WIDTH, 0).to(DOT)
         total = tl.zeros([BLOCK_C], tl.float32)
         for head in range(0, num_heads, BLOCK_H):
             h = head + tl.arange(0, BLOCK_H)

@@ -7,11 +7,13 @@ from dsv4_kernels.triton_lang.device.numbers import VARIABLE, e2m1_code, e2m1_va
 
 
 @triton.jit
-def load_channels(row, valid, d, FORMAT: tl.constexpr, WIDTH: tl.constexpr, ROPE: tl.constexpr):
-    """What channels d of stored rows are worth, float32 [J, D]; zeros where a row is not valid.
+def load_channels(row, valid, FROM: tl.constexpr, COUNT: tl.constexpr, FORMAT: tl.constexpr, WIDTH: tl.constexpr,
+                  ROPE: tl.constexpr):  # fmt: skip
+    """What channels FROM … FROM + COUNT - 1 of stored rows are worth, float32 [J, COUNT]; zeros where none are.
 
-    row: pointers to the first byte of each row [J]; valid [J]; d: channel numbers [D].
+    row: pointers to the first byte of each row [J]; valid [J].
     """
+    d = FROM + tl.arange(0, COUNT)
     start = row[:, None]
     here = valid[:, None] & (d < WIDTH)[None, :]
     if FORMAT == "fp32":
@@ -27,14 +29,32 @@ def load_channels(row, valid, d, FORMAT: tl.constexpr, WIDTH: tl.constexpr, ROPE
         scales = tl.load(start + (WIDTH + 1) // 2 + (d // 32)[None, :], mask=here, other=0)
         values = e2m1_value(codes & 15) * power_of_two(scales)
     else:
-        CODES: tl.constexpr = WIDTH - ROPE
+        values = load_packed(row, valid, FROM, COUNT, WIDTH, WIDTH - ROPE)
+    return values
+
+
+@triton.jit
+def load_packed(row, valid, FROM: tl.constexpr, COUNT: tl.constexpr, WIDTH: tl.constexpr, CODES: tl.constexpr):
+    """`load_channels` of "packed" rows: e4m3 before channel CODES, bf16 from there on.
+
+    What a range of channels does not hold is not loaded, and a scale is loaded once per row and group: all of it would
+    stand in registers.
+    """
+    d = FROM + tl.arange(0, COUNT)
+    values = tl.zeros([row.shape[0], COUNT], tl.float32)
+    if FROM < CODES:
+        is_code = valid[:, None] & (d < CODES)[None, :]
+        codes = tl.load(row[:, None] + d[None, :], mask=is_code, other=0).to(tl.float8e4nv, bitcast=True)
+        scales = tl.zeros([row.shape[0], COUNT], tl.float32)
+        for group in tl.static_range(FROM // 64, (FROM + COUNT + 63) // 64):
+            byte = tl.load(row + CODES + group, mask=valid & (group * 64 < CODES), other=0)
+            scales = tl.where((d // 64 == group)[None, :], power_of_two(byte)[:, None], scales)
+        values = codes.to(tl.float32) * scales
+    if FROM + COUNT > CODES:
         SCALES: tl.constexpr = ((CODES + 63) // 64 + 7) // 8 * 8
-        is_code = here & (d < CODES)[None, :]
-        codes = tl.load(start + d[None, :], mask=is_code, other=0).to(tl.float8e4nv, bitcast=True)
-        scales = tl.load(start + CODES + (d // 64)[None, :], mask=is_code, other=0)
-        tail = (start + CODES + SCALES).to(tl.pointer_type(tl.bfloat16)) + (d - CODES)[None, :]
-        rope = tl.load(tail, mask=here & (d >= CODES)[None, :], other=0.0).to(tl.float32)
-        values = codes.to(tl.float32) * power_of_two(scales) + rope
+        tail = (row + CODES + SCALES).to(tl.pointer_type(tl.bfloat16))[:, None] + (d - CODES)[None, :]
+        is_tail = valid[:, None] & ((d >= CODES) & (d < WIDTH))[None, :]
+        values += tl.load(tail, mask=is_tail, other=0.0).to(tl.float32)
     return values
 
 
