@@ -30,7 +30,7 @@ NUM_COMPILERS = 2  # so that one long compilation does not keep all other constr
 # A literal, or a class of characters; what the library lets stand in a bounded JSON string; what JSON lets stand there.
 _TERMINAL = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]')
 _ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|.)", re.DOTALL)
-_LOOSE, _STRICT_LENGTH = r"[^\"\\\r\n]", r"[^\0-\u001f\"\\]"
+_LOOSE, _STRICT_LENGTH = r"[^\"\\\r\n]", r"[^\0-\u001f\"\\\ud800-\udfff]"
 
 
 class GrammarCompiler:

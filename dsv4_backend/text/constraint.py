@@ -18,6 +18,8 @@ MAX_CONSTRAINT_BYTES = 262_144
 MAX_SCHEMA_DEPTH = 64
 MAX_REPEAT = 128  # xgrammar 0.2.8 fails on a pattern inside JSON that repeats something more often
 
+_CHARACTER = r"[^\ud800-\udfff]"  # the library lets halves of UTF-16 pairs pass as one character; no text has them
+
 _IGNORED = frozenset(
     "uniqueItems contains minContains maxContains not if then else dependentRequired dependentSchemas dependencies"
     " unevaluatedProperties $dynamicRef $recursiveRef additionalItems propertyDependencies".split()
@@ -99,7 +101,7 @@ def _spell_out(found: dict[str, object]) -> dict[str, object]:
     is_bounded = "string" in _types(found) and ("minLength" in found or high is not None)
     if is_bounded and all(each is None or (isinstance(each, int) and each <= MAX_REPEAT) for each in (low, high)):
         kept = {name: value for name, value in found.items() if name not in ("minLength", "maxLength")}
-        found = {**kept, "pattern": f"^.{{{low},{'' if high is None else high}}}$"}
+        found = {**kept, "pattern": f"^{_CHARACTER}{{{low},{'' if high is None else high}}}$"}
     return found
 
 

@@ -206,6 +206,16 @@ def test_a_bounded_string_is_still_json(
     ] == []
 
 
+@pytest.mark.parametrize("most", [3, 600])
+@pytest.mark.parametrize("raw", [b"\xed\xa0\x80", b"\xed\xbf\xbf", b"\xf4\x90\x80\x80"])
+def test_a_bounded_string_holds_only_characters(
+    compiler: GrammarCompiler, vocab: Vocabulary, most: int, raw: bytes
+) -> None:
+    """Bytes that are no text would be shown as several characters each, and break the bound."""
+    matcher = compiler.matcher(schema_constraint({"type": "string", "maxLength": most}))
+    assert not walk(matcher, tuple(vocab.tokens.index(bytes([value])) for value in b'"' + raw))
+
+
 @pytest.mark.parametrize("limits", [{"maxLength": 600}, {"minLength": 200}, {"minLength": 1, "maxLength": 100_000}])
 def test_a_long_bounded_string_is_compiled(
     compiler: GrammarCompiler, encoder: TextEncoder, limits: dict[str, int]
