@@ -15,6 +15,9 @@ from pathlib import Path
 from dsv4_image.tools import EPOCH, ImageError
 
 SUITE = "bookworm"
+# /bin is a link from the start, as Debian has it: otherwise usrmerge makes it one, and brings 46 MB of Perl.
+MERGED = "usr-is-merged"
+MERGED_HOOK = "/usr/share/mmdebstrap/hooks/merged-usr"
 RUNTIME_PACKAGES = ("python3", "python3-venv", "libpython3.11", "libgomp1", "ca-certificates")
 BUILDER_PACKAGES = ("g++",)
 PYTHON = "3.11"
@@ -65,7 +68,8 @@ def make_base(folder: Path, wheel: Path, *, is_builder: bool) -> Path:
 def _bootstrap(root: Path, packages: Iterable[str]) -> None:
     if not shutil.which("mmdebstrap"):
         raise ImageError("mmdebstrap is not on PATH. Debian: apt-get install --no-install-recommends mmdebstrap")
-    command = ["mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(packages)}"]
+    command = ["mmdebstrap", "--mode=root", "--variant=minbase", f"--hook-dir={MERGED_HOOK}"]
+    command.append(f"--include={','.join([MERGED, *packages])}")
     done = subprocess.run(
         [*command, SUITE, str(root), debian_mirror()],
         env={**os.environ, "SOURCE_DATE_EPOCH": EPOCH}, capture_output=True, text=True, check=False,
