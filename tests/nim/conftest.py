@@ -14,7 +14,8 @@ from image_rig import ROOT, Figures, Pushed, push_measured, registry
 def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
     """Times and sizes; at the end they go to the file in tests/results that the module names as RESULTS."""
     found = Figures()
-    yield found
+    with found.timing("all"):
+        yield found
     mark, path = request.module.pytestmark.name, Path(request.module.__file__).relative_to(ROOT)
     found.write(request.module.RESULTS, f"python -m pytest -m {mark} {path}")
 

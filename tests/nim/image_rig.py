@@ -61,10 +61,10 @@ def _children_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def build_measured(tag: str, figures: Figures, left_out: tuple[str, ...] = ()) -> Build:
+def build_measured(tag: str, figures: Figures) -> Build:
     """Build in the checkout's own store, which keeps the bases from run to run; note the time and the size."""
     store = ROOT / "build" / "cache" / "image" / "store"
-    made = Build(root=ROOT, tools=Tools(store), tag=tag, left_out=left_out)
+    made = Build(root=ROOT, tools=Tools(store), tag=tag)
     with figures.timing("make"):  # without what an earlier run left: wheels, bases, an image of the same sources
         made.run()
     last = made.last()

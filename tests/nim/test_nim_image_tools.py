@@ -1,7 +1,7 @@
 """The way of every image through the real tools, with one that is small: built twice, pushed, pulled, run, signed.
 
-The image is Debian's static busybox. What the real Containerfile gives takes test_nim_image.py and
-test_nim_image_parts.py, which are slow; the tools, options, rights, signatures and digests are the same here.
+The image is Debian's static busybox. What the real Containerfile gives takes test_nim_image.py, which is
+slow; the tools, options, rights, signatures and digests are the same here.
 """
 
 from __future__ import annotations

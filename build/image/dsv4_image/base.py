@@ -1,4 +1,4 @@
-"""The Debian base: debootstrap, then tritonserver from the wheel where NVIDIA's image has it, packed into one tar."""
+"""The Debian base: mmdebstrap, then tritonserver from the wheel where NVIDIA's image has it, packed into one tar."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from dsv4_image.tools import ImageError
+from dsv4_image.tools import EPOCH, ImageError
 
 SUITE = "bookworm"
+# /bin is a link from the start, as Debian has it: otherwise usrmerge makes it one, and brings 46 MB of Perl.
+MERGED = "usr-is-merged"
+MERGED_HOOK = "/usr/share/mmdebstrap/hooks/merged-usr"
 RUNTIME_PACKAGES = ("python3", "python3-venv", "libpython3.11", "libgomp1", "ca-certificates")
 BUILDER_PACKAGES = ("g++",)
 PYTHON = "3.11"
@@ -23,7 +26,7 @@ USER = "triton-server:x:1000:1000::/opt/nim/home:/usr/sbin/nologin"
 # What a build leaves behind and nothing needs: the first is where packages came from, the others differ each time.
 RUBBISH = (
     "etc/apt/sources.list", "etc/apt/sources.list.d", "var/lib/apt/lists", "var/cache/apt", "var/cache/debconf",
-    "var/log", "var/cache/ldconfig", "etc/machine-id", "etc/hostname", "etc/resolv.conf", "debootstrap",
+    "var/log", "var/cache/ldconfig", "etc/machine-id", "etc/hostname", "etc/resolv.conf",
     "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "var/lib/dpkg/status-old",
 )  # fmt: skip
 
@@ -42,29 +45,37 @@ def debian_mirror() -> str:
 
 
 def make_base(folder: Path, wheel: Path, *, is_builder: bool) -> Path:
-    """Return rootfs.tar of the base, or of its builder with a compiler; one that is there is kept."""
+    """Return rootfs.tar of the base, or of its builder with a compiler; one that is there is kept.
+
+    Raises: ImageError with the end of what mmdebstrap said.
+    """
     packed = folder / ("builder" if is_builder else "base") / "rootfs.tar"
     if packed.is_file():
         return packed
     if os.geteuid():
-        raise ImageError("debootstrap needs root. Run the same command with sudo, or give BASE_IMAGE.")
+        raise ImageError("mmdebstrap needs root here. Run the same command with sudo, or give BASE_IMAGE.")
     packed.parent.mkdir(parents=True, exist_ok=True)
     packages = [*RUNTIME_PACKAGES, *(BUILDER_PACKAGES if is_builder else ())]
     with tempfile.TemporaryDirectory(dir=packed.parent) as temporary:
         root = Path(temporary) / "rootfs"
-        _debootstrap(root, packages, folder / "debs")
+        _bootstrap(root, packages)
         install_server(root, wheel)
         finish(root)
         pack(root, packed)
     return packed
 
 
-def _debootstrap(root: Path, packages: Iterable[str], cache: Path) -> None:
-    cache.mkdir(parents=True, exist_ok=True)
-    command = ["debootstrap", "--variant=minbase", f"--include={','.join(packages)}", f"--cache-dir={cache.resolve()}"]
-    done = subprocess.run([*command, SUITE, str(root), debian_mirror()], capture_output=True, text=True, check=False)
+def _bootstrap(root: Path, packages: Iterable[str]) -> None:
+    if not shutil.which("mmdebstrap"):
+        raise ImageError("mmdebstrap is not on PATH. Debian: apt-get install --no-install-recommends mmdebstrap")
+    command = ["mmdebstrap", "--mode=root", "--variant=minbase", f"--hook-dir={MERGED_HOOK}"]
+    command.append(f"--include={','.join([MERGED, *packages])}")
+    done = subprocess.run(
+        [*command, SUITE, str(root), debian_mirror()],
+        env={**os.environ, "SOURCE_DATE_EPOCH": EPOCH}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if done.returncode:
-        raise ImageError("debootstrap failed:\n" + "\n".join((done.stdout + done.stderr).splitlines()[-15:]))
+        raise ImageError("mmdebstrap failed:\n" + "\n".join((done.stdout + done.stderr).splitlines()[-15:]))
 
 
 def install_server(root: Path, wheel: Path) -> None:

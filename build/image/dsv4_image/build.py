@@ -7,19 +7,20 @@ import re
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
 from dsv4_image.base import make_base
 from dsv4_image.context import fingerprint, snapshot
-from dsv4_image.tools import ImageError, Tools
+from dsv4_image.tools import EPOCH, ImageError, Tools
 from dsv4_image.wheels import collect, server_wheel
 
 CONTAINERFILE, BASE_CONTAINERFILE = "build/Containerfile", "build/image/Containerfile.base"
 LOCAL_BASE, LOCAL_BUILDER = "localhost/dsv4-base:bookworm", "localhost/dsv4-builder:bookworm"
+BASES = {LOCAL_BASE: False, LOCAL_BUILDER: True}  # name → is it the builder
 CPU_LEAVES_OUT = ("triton",)  # a GB of compiler that only GPU kernels need
-EPOCH = "1700000000"  # the time of every file in the image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +34,13 @@ class Made:
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """One way to build. base_image empty: the Debian base, made here. left_out: packages that shall not be in it."""
+    """One way to build. base_image empty: the Debian base, made here."""
 
     root: Path
     tools: Tools
     tag: str
     base_image: str = ""
     python: str = ""
-    left_out: tuple[str, ...] = ()
     say: Callable[[str], None] = field(default=print)
 
     @property
@@ -56,12 +56,8 @@ class Build:
     def run(self) -> str:
         """Build and return the image id; where nothing changed, the image that is there. Raises: ImageError."""
         self.tools.prepare()
-        collect(
-            self.root,
-            self.folder,
-            python=self.python,
-            left_out=self.left_out if self.base_image else (*CPU_LEAVES_OUT, *self.left_out),
-        )
+        left_out = () if self.base_image else CPU_LEAVES_OUT
+        collect(self.root, self.folder, python=self.python, left_out=left_out)
         snapshot(self.root, self.context)
         self._revision.write_text(revision(self.root), encoding="ascii")
         base, builder = self._named_base() if self.base_image else self.make_bases()
@@ -104,11 +100,16 @@ class Build:
         return self.base_image, self.base_image
 
     def make_bases(self) -> tuple[str, str]:
-        """Return the Debian base and its builder, made where they are not there yet."""
+        """Return the Debian base and its builder, made side by side where they are not there yet."""
         wheel = server_wheel(self.root, self.folder)
-        for name, is_builder in ((LOCAL_BASE, False), (LOCAL_BUILDER, True)):
-            if not self._is_there(name):
-                self._timed(f"base {name}", partial(self._make_base, name, wheel, is_builder=is_builder))
+        wanted = [(name, is_builder) for name, is_builder in BASES.items() if not self._is_there(name)]
+        with ThreadPoolExecutor() as pool:
+            made = [
+                pool.submit(self._timed, f"base {name}", partial(self._make_base, name, wheel, is_builder=is_builder))
+                for name, is_builder in wanted
+            ]
+        for each in made:
+            each.result()
         return LOCAL_BASE, LOCAL_BUILDER
 
     def build_app(self, base: str, builder: str, tag: str = "") -> str:

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PACKAGES = "buildah podman runc skopeo docker-registry debootstrap"
+PACKAGES = "buildah podman runc skopeo docker-registry mmdebstrap"
+EPOCH = "1700000000"  # the time of every file in an image
 # Without CAP_SYS_RESOURCE higher limits are refused; hybrid cgroups stop crun; without systemd its manager fails.
 CONTAINERS_CONF = """[containers]
 cgroups="enabled"
