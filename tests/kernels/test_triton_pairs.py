@@ -102,7 +102,7 @@ def recorded() -> list[dict]:
     return [json.loads(line) for line in LOWERED.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("arch", ["sm_90", "sm_100a"])
+@pytest.mark.parametrize("arch", ARCHES)
 def test_every_pair_of_both_models_was_compiled_as_it_is_now(arch: str):
     told = {(one["op"], one["kernel"], one["configuration"]) for one in recorded() if one["arch"] == arch}
     pairs = [pair for profile in PROFILES.values() for pair in pairs_of(arch_named(arch), profile)]
