@@ -18,7 +18,9 @@ MAX_CONSTRAINT_BYTES = 262_144
 MAX_SCHEMA_DEPTH = 64
 MAX_REPEAT = 128  # xgrammar 0.2.8 fails on a pattern inside JSON that repeats something more often
 
-_CHARACTER = r"[^\ud800-\udfff]"  # the library lets halves of UTF-16 pairs pass as one character; no text has them
+# What a JSON string may hold unescaped, named by what it is: of a negated class the library lets bytes pass that are
+# no text (halves of UTF-16 pairs, overlong forms), each as one character where a reader sees several.
+_CHARACTER = rf"[ !#-\[\]-\ud7ff\ue000-{chr(0x10FFFF)}]"
 
 _IGNORED = frozenset(
     "uniqueItems contains minContains maxContains not if then else dependentRequired dependentSchemas dependencies"

@@ -207,7 +207,9 @@ def test_a_bounded_string_is_still_json(
 
 
 @pytest.mark.parametrize("most", [3, 600])
-@pytest.mark.parametrize("raw", [b"\xed\xa0\x80", b"\xed\xbf\xbf", b"\xf4\x90\x80\x80"])
+@pytest.mark.parametrize(
+    "raw", [b"\xed\xa0\x80", b"\xed\xbf\xbf", b"\xf4\x90\x80\x80", b"\xe0\x9f\xbf", b"\xf0\x8f\xbf\xbf"]
+)
 def test_a_bounded_string_holds_only_characters(
     compiler: GrammarCompiler, vocab: Vocabulary, most: int, raw: bytes
 ) -> None:
