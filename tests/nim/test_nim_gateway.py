@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import sys
@@ -137,7 +138,14 @@ def test_every_path_of_the_api_says_come_back_soon_until_the_gateway_has_the_por
     answers = {path: ask(front.port, path, "POST", "{}") for path in API_PATHS}
     assert {path: status for path, (status, _) in answers.items()} == dict.fromkeys(API_PATHS, 503)
     assert json.loads(answers["/v1/messages"][1])["error"]["type"] == "overloaded_error"
-    served = make_app(make_service(GatewaySettings(checkpoint=nano_checkpoint))).openapi()["paths"]
+
+    async def served_paths() -> dict[str, dict[str, object]]:  # the client of the service belongs to a running loop
+        service = make_service(GatewaySettings(checkpoint=nano_checkpoint))
+        paths: dict[str, dict[str, object]] = make_app(service).openapi()["paths"]
+        await service.client.close()
+        return paths
+
+    served = asyncio.run(served_paths())
     assert set(API_PATHS) <= {path for path, methods in served.items() if "post" in methods}
 
 
