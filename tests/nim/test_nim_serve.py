@@ -218,6 +218,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return names
 
 
+def root_of(connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
+    """The answer to GET /; a refusal may come while it is asked or with the answer."""
+    connection.request("GET", "/")
+    return connection.getresponse()
+
+
 def test_tls_answers_those_who_trust_the_certificate(certificate: tuple[str, str]) -> None:
     made = Front(
         "127.0.0.1", 0, {"/": lambda: json_reply("fine")}, tls=Tls(certificate=certificate[0], key=certificate[1])
@@ -225,8 +231,7 @@ def test_tls_answers_those_who_trust_the_certificate(certificate: tuple[str, str
     made.start()
     context = ssl.create_default_context(cafile=certificate[0])
     connection = http.client.HTTPSConnection("localhost", made.port, timeout=5, context=context)
-    connection.request("GET", "/")
-    assert connection.getresponse().status == 200
+    assert root_of(connection).status == 200
     connection.close()
     made.stop()
 
@@ -238,8 +243,7 @@ def test_a_client_that_is_silent_before_its_handshake_holds_nobody_up(certificat
     with socket.create_connection(("127.0.0.1", made.port)):
         context = ssl.create_default_context(cafile=certificate[0])
         connection = http.client.HTTPSConnection("localhost", made.port, timeout=5, context=context)
-        connection.request("GET", "/")
-        assert connection.getresponse().status == 200
+        assert root_of(connection).status == 200
         connection.close()
     made.stop()
 
@@ -252,8 +256,7 @@ def test_mtls_answers_nobody_without_a_certificate(certificate: tuple[str, str])
     connection = http.client.HTTPSConnection("localhost", made.port, timeout=5, context=context)
     connection.connect()  # TLS 1.3 tells the client afterwards: while it asks, or with the first answer
     with pytest.raises((ssl.SSLError, OSError)):
-        connection.request("GET", "/")
-        connection.getresponse()
+        root_of(connection)
     made.stop()
 
 
