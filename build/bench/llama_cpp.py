@@ -72,7 +72,7 @@ def build(folder: Path) -> None:
         run(sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "-d", folder, SDIST)
         run("tar", "-xzf", next(folder.glob("llama_cpp_python-*.tar.gz")), "-C", folder)
     run("cmake", "-S", folder / SOURCE, "-B", folder / "build", *OPTIONS)
-    run("cmake", "--build", folder / "build", "-j", str(os.cpu_count()), *(f"-t{name}" for name in TARGETS))
+    run("cmake", "--build", folder / "build", "-j", str(os.cpu_count()), "--target", *TARGETS)
 
 
 def converted(folder: Path, checkpoint: Path) -> Path:

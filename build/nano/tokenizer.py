@@ -47,7 +47,7 @@ def count_words(num_examples: int = NUM_EXAMPLES) -> Counter[str]:
         for family in FAMILIES:
             for mode in MODES:
                 for number in range(num_examples):
-                    draw = Draw(f"tokenizer/{family}/{mode}/{number}", "train")
+                    draw = Draw(f"tokenizer/{family}/{mode}/{number}", "train", has_more=False)
                     example = renderer.render(family, mode, *make_draft(draw, family, mode, MIX))
                     for text in SPECIAL.split(renderer.decode(list(example.token_ids))):
                         words.update(word for word in bpe.split_words(text) if not DIGITS & set(word))

@@ -11,7 +11,7 @@ import pytest
 from nano_data import FAMILIES, MODES, Example, Mix, Mode, Split, make_example, stream
 from nano_data.draw import owner
 from nano_data.render import EOS_ID, TOKENIZER_FILE, default_renderer
-from nano_data.wordings import WORDINGS
+from nano_data.wordings import MORE, WORDINGS
 
 from dsv4_backend.chat import ChatEncoder
 
@@ -109,7 +109,8 @@ def all_wordings(table: dict[str, Any], part: str) -> set[str]:
 
 
 def test_held_out_wordings_differ_by_more_than_punctuation() -> None:
-    assert not all_wordings(WORDINGS, "train") & all_wordings(WORDINGS, "held_out")
+    trained = all_wordings(WORDINGS, "train") | all_wordings(MORE, "train")
+    assert not trained & all_wordings(WORDINGS, "held_out")
 
 
 def test_an_earlier_turn_is_trained_only_as_it_was_said() -> None:

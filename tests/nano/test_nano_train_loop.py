@@ -106,7 +106,7 @@ def test_a_run_begins_with_the_weights_of_a_checkpoint(tmp_path: Path) -> None:
     tokenizer.write_text("{}", "utf-8")
     model = Trained.from_state(state)
     export(without_draft(model), tmp_path / "bf16", LayoutName.BF16, tokenizer)
-    weights = first_weights(dataclasses.replace(run, begin=tmp_path / "bf16"))
+    weights = first_weights(dataclasses.replace(run, begin=(tmp_path / "bf16",)))
     fresh = initial_weights(read_config(run.values), run.plan.seed)
     assert list(weights) == list(fresh)
     assert torch.allclose(weights["embed.weight"], model.weights["embed.weight"], rtol=2**-8)

@@ -31,10 +31,7 @@ class Request:
 @functools.cache
 def orders(phrases: Wordings) -> Wordings:
     """Return those phrases that can follow "please"."""
-    train, held_out = (
-        tuple(phrase for phrase in part if not NO_ORDER.match(phrase)) for part in (phrases.train, phrases.held_out)
-    )
-    return Wordings(train, held_out)
+    return phrases.only(lambda phrase: not NO_ORDER.match(phrase))
 
 
 def make_request(draw: Draw, tool: Tool, *, is_order: bool = False) -> Request:
@@ -120,6 +117,8 @@ def make_tools(draw: Draw, mode: Mode, mix: Mix) -> Draft:
     for _ in range(draw.integer(*mix.num_requests)):
         if draw.chance(0.1):
             turns.append(talk.small_talk(draw, mode))
+        elif mix.pair_share and draw.chance(mix.pair_share):
+            turns += serve_pair(draw, tools, mode)
         else:
             request = make_request(draw, draw.pick(tools))
             frames = OPEN_FRAMES if NO_ORDER.match(request.words) else FRAMES
@@ -131,11 +130,16 @@ def make_tools(draw: Draw, mode: Mode, mix: Mix) -> Draft:
 def make_parallel(draw: Draw, mode: Mode, mix: Mix) -> Draft:
     """Return a conversation in which one message asks for two calls."""
     tools = make_toolset(draw, draw.integer(*mix.num_tools))
+    return conclude(draw, tools, serve_pair(draw, tools, mode))
+
+
+def serve_pair(draw: Draw, tools: list[Tool], mode: Mode) -> list[Turn]:
+    """Return the turns of one message that asks for two calls."""
     first = draw.pick(tools)
     second = first if draw.chance(0.3) else draw.pick(tools)
     requests = [make_request(draw, tool, is_order=True) for tool in (first, second)]
     user = capital(draw.wording(JOINTS).format(a=requests[0].words, b=requests[1].words))
-    return conclude(draw, tools, serve(draw, requests, user, mode))
+    return serve(draw, requests, user, mode)
 
 
 def conclude(draw: Draw, tools: list[Tool], turns: list[Turn]) -> Draft:

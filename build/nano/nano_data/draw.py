@@ -18,14 +18,21 @@ MAX_TRIES = 2000
 
 @dataclass(frozen=True, slots=True)
 class Wordings:
-    """Templates for training and templates that occur in evaluation only."""
+    """Templates for training and templates that occur in evaluation only; `more` are later ones for training."""
 
     train: tuple[str, ...]
     held_out: tuple[str, ...]
+    more: tuple[str, ...] = ()
 
-    def of(self, split: Split) -> tuple[str, ...]:
+    def of(self, split: Split, *, has_more: bool = True) -> tuple[str, ...]:
         """Return the templates of one split."""
-        return self.train if split == "train" else self.held_out
+        if split == "eval":
+            return self.held_out
+        return self.train + self.more if has_more else self.train
+
+    def only(self, keep: Callable[[str], bool]) -> Wordings:
+        """Return those templates that may be kept."""
+        return Wordings(*(tuple(filter(keep, part)) for part in (self.train, self.held_out, self.more)))
 
 
 def owner(value: str) -> Split:
@@ -35,10 +42,14 @@ def owner(value: str) -> Split:
 
 
 class Draw:
-    """A seeded source of choices for one conversation; remembers which wordings and values it gave."""
+    """A seeded source of choices for one conversation; remembers which wordings and values it gave.
 
-    def __init__(self, seed: str, split: Split) -> None:
+    Rule: without has_more, wordings that came after the tokenizer was trained are left out.
+    """
+
+    def __init__(self, seed: str, split: Split, *, has_more: bool = True) -> None:
         self._random = random.Random(seed)
+        self._has_more = has_more
         self.split: Split = split
         self.values: list[str] = []
         self.wordings: list[str] = []
@@ -65,7 +76,7 @@ class Draw:
 
     def wording(self, wordings: Wordings) -> str:
         """Return a template of this split."""
-        found = self.pick(wordings.of(self.split))
+        found = self.pick(wordings.of(self.split, has_more=self._has_more))
         self.wordings.append(found)
         return found
 

@@ -28,7 +28,8 @@ class Mix:
 
     Rule: families and modes are chosen by weight; pairs are the smallest and the largest number or length.
           A recalled list has about recall_tokens tokens, up to 2 + question_share of its pairs are asked for, but at
-          most max_questions. max_tokens is the length of the longest example.
+          most max_questions. pair_share of the requests to tools are two in one message, beside those of the family
+          "parallel". max_tokens is the length of the longest example.
     """
 
     families: Mapping[str, float] = field(default_factory=_family_weights)
@@ -38,6 +39,7 @@ class Mix:
     recall_tokens: tuple[int, int] = (10, 700)
     question_share: float = 0.2
     max_questions: int = 20
+    pair_share: float = 0.0
     max_tokens: int = 2048
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from nano_data import lexicon
 from nano_data.draw import Draw, Wordings
 from nano_data.records import Check, Draft, Mix, Mode, Turn
-from nano_data.wordings import WORDINGS, divided, wordings
+from nano_data.wordings import WORDINGS, all_divided, wordings
 
 UNKNOWN = "I do not know that. I am a very small model."
 UNABLE = "I cannot do that. I am a very small model."
@@ -23,7 +23,10 @@ class Topic:
     said: Wordings
 
 
-TOPICS = tuple(Topic(item["thought"], item["reply"], divided(item)) for item in WORDINGS["topics"].values())
+TOPICS = tuple(
+    Topic(WORDINGS["topics"][name]["thought"], WORDINGS["topics"][name]["reply"], said)
+    for name, said in all_divided("topics").items()
+)
 QUESTIONS, TASKS = wordings("questions"), wordings("tasks")
 LEADS, SYSTEMS = wordings("leads"), wordings("chat_systems")
 

@@ -8,7 +8,7 @@ from nano_data import lexicon
 from nano_data.draw import Draw, Wordings
 from nano_data.records import Json
 from nano_data.slots import Slot, make_slots
-from nano_data.wordings import WORDINGS, divided, read_toml
+from nano_data.wordings import WORDINGS, all_divided, read_toml
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,10 @@ class Tool:
         return slot.kind.schema | described
 
 
-ACTIONS = {name: Action(tuple(item["verbs"].split()), divided(item)) for name, item in WORDINGS["actions"].items()}
+ACTIONS = {
+    name: Action(tuple(WORDINGS["actions"][name]["verbs"].split()), phrases)
+    for name, phrases in all_divided("actions").items()
+}
 DOMAINS = tuple(
     Domain(**{part: tuple(text.split()) for part, text in item.items()}) for item in read_toml("domains").values()
 )

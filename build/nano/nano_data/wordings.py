@@ -15,13 +15,20 @@ def read_toml(name: str) -> dict[str, Any]:
 
 
 WORDINGS = read_toml("wordings")
+MORE = read_toml("more_wordings")
 
 
-def divided(item: dict[str, str]) -> Wordings:
-    """Return the two groups of wordings in a table, one per line."""
-    return Wordings(tuple(item["train"].splitlines()), tuple(item["held_out"].splitlines()))
+def divided(item: dict[str, str], more: dict[str, str]) -> Wordings:
+    """Return the groups of wordings in two tables, one per line."""
+    parts = item["train"], item["held_out"], more.get("train", "")
+    return Wordings(*(tuple(part.splitlines()) for part in parts))
 
 
 def wordings(name: str) -> Wordings:
     """Return the wordings of that name."""
-    return divided(WORDINGS[name])
+    return divided(WORDINGS[name], MORE.get(name, {}))
+
+
+def all_divided(name: str) -> dict[str, Wordings]:
+    """Return the wordings of every table in the table of that name."""
+    return {key: divided(item, MORE[name].get(key, {})) for key, item in WORDINGS[name].items()}

@@ -45,7 +45,8 @@ EVALUATION_SEED = 77
 class Run:
     """What all ranks of a run know. Units: steps between evaluations, seconds between saved states.
 
-    Rule: a run without a saved state begins with the weights of the checkpoint `begin`, or with random ones.
+    Rule: a run without a saved state begins with the weights of the checkpoints `begin`, the first before the next;
+          what none of them holds begins with random ones.
           On another device than the CPU there is one rank, for which other processes make the rows ahead.
     """
 
@@ -53,7 +54,7 @@ class Run:
     plan: Plan
     folder: Path
     num_ranks: int
-    begin: Path | None = None
+    begin: tuple[Path, ...] = ()
     device: str = "cpu"
     evaluate_steps: int = 200
     evaluate_rows: int = 4

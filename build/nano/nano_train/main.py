@@ -38,7 +38,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("train", help="train, or go on training, until the last step")
     one.add_argument("--steps", type=int, default=3000)
-    one.add_argument("--begin", type=Path, help="checkpoint whose weights the run begins with, instead of random ones")
+    one.add_argument(
+        "--begin",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="checkpoints whose weights the run begins with: the first, then what it lacks from the next",
+    )
     one.add_argument("--begin-share", type=float, default=0.0, help="where in the whole run it begins, from 0 to 1")
     one.add_argument("--ranks", type=int, default=2, help="processes of one thread each; use one per core")
     one.add_argument("--rate", type=float, default=8e-3, help="peak learning rate")
@@ -72,7 +78,7 @@ def _train(options: argparse.Namespace) -> int:
         values=nano_values(VOCAB_SIZE),
         plan=plan,
         folder=options.folder,
-        begin=options.begin,
+        begin=tuple(options.begin),
         num_ranks=options.ranks,
         device=options.device,
         evaluate_steps=options.evaluate_steps,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
-from nano_data import DEFAULT_MIX, Mix
+from nano_data import DEFAULT_MIX, Mix, Mode
 
 from nano_train.config import CHUNK
 
@@ -15,26 +16,33 @@ class Stage:
     """Part of a run, up to a share of its steps.
 
     Rule: a row holds row_tokens tokens; no document is longer than `longest`; recalled lists have about `recalled`
-          tokens, the weight `recall` among the families and up to `asked` questions per pair; pairs of tool calls have
-          the weight `parallel`; a conversation has at most `tools` tools and `requests` requests.
+          tokens and up to `asked` questions per pair; a conversation has at most `tools` tools and `requests` requests,
+          of which the share `pairs` is for two calls. `families` and `modes` are weights that replace the usual ones.
     """
 
     until: float
     row_tokens: int
     longest: int
     recalled: tuple[int, int]
-    recall: float = 5.0
     asked: float = 0.2
-    parallel: float = 2.5
     tools: int = 6
     requests: int = 5
+    pairs: float = 0.0
+    families: Mapping[str, float] = field(default_factory=dict)
+    modes: Mapping[Mode, float] = field(default_factory=dict)
 
 
+LATE_FAMILIES = {
+    **{"tools": 9.0, "parallel": 3.0, "recall": 8.0, "arithmetic": 6.0, "json": 6.0},
+    **{"sort": 18.0, "copy": 14.0, "greet": 6.0, "unknown": 3.0},
+}
+LATE_MODES: dict[Mode, float] = {"off": 0.4, "on": 0.36, "max": 0.24}
+LATE = Stage(0.86, 2048, 2048, (20, 1200), 0.6, 6, 8, 0.3, LATE_FAMILIES, LATE_MODES)
 STAGES = (
     Stage(0.18, 1024, 320, (10, 160), tools=2, requests=1),
     Stage(0.5, 2048, 900, (10, 500), tools=3, requests=3),
-    Stage(0.86, 2048, 2048, (20, 1200), 14.0, 0.6, 4.0),
-    Stage(1.0, 4096, 4096, (40, 3900), 14.0, 0.6, 4.0),
+    LATE,
+    replace(LATE, until=1.0, row_tokens=4096, longest=4096, recalled=(40, 3900)),
 )
 
 
@@ -94,13 +102,15 @@ class Plan:
         longest = min(stage.longest, self.row_tokens)
         return replace(
             DEFAULT_MIX,
-            families={**DEFAULT_MIX.families, "recall": stage.recall, "parallel": stage.parallel},
+            families={**DEFAULT_MIX.families, **stage.families},
+            modes={**DEFAULT_MIX.modes, **stage.modes},
             max_tokens=longest,
             recall_tokens=(stage.recalled[0], min(stage.recalled[1], longest - 40)),
             question_share=stage.asked,
             max_questions=round(20 * max(1.0, stage.asked / 0.2)),
             num_tools=(2, stage.tools),
             num_requests=(1, stage.requests),
+            pair_share=stage.pairs,
         )
 
     def is_dense(self, step: int) -> bool:

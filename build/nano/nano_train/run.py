@@ -52,18 +52,18 @@ def train(run: Run) -> int:
 
 
 def first_weights(run: Run) -> Weights:
-    """Return the weights with which a run begins; a draft block that the checkpoint lacks starts anew.
+    """Return the weights with which a run begins; a draft block that no checkpoint holds starts anew.
 
-    Raises: ValueError if the checkpoint is of another architecture.
+    Raises: ValueError if a checkpoint is of another architecture.
     """
     weights = initial_weights(read_config(run.values), run.plan.seed)
-    if run.begin is None:
-        return weights
-    found = read_trained(run.begin).weights
-    needed = [name for name in weights if not name.startswith("mtp.") or name in found]
-    if [*found] != needed or any(found[name].shape != weights[name].shape for name in needed):
-        raise ValueError(f"{run.begin} is of another architecture. Name a checkpoint of this one, or none.")
-    return weights | found
+    for folder in reversed(run.begin):
+        found = read_trained(folder).weights
+        needed = [name for name in weights if not name.startswith("mtp.") or name in found]
+        if [*found] != needed or any(found[name].shape != weights[name].shape for name in needed):
+            raise ValueError(f"{folder} is of another architecture. Name a checkpoint of this one, or none.")
+        weights |= found
+    return weights
 
 
 def _other(run: Run, rank: int, arena: Arena, barrier: Barrier, first: int) -> None:

@@ -1,7 +1,8 @@
 // Weights as they lie in memory (dsv4_kernels/packing.py), and their values as floats.
 //
-// BF16  blocks of 16 columns, place 2d holds column d, 2d + 1 column 8 + d: one shift and one mask give both halves
-// FP8   blocks of 32 columns, place 4d + p holds column 8 * {0, 2, 1, 3}[p] + d; one UE8M0 scale per 128 x 128
+// BF16  of 16 columns, place 2d holds column d, 2d + 1 column 8 + d: one shift and one mask give both halves
+// FP8   of 32 columns, place 4d + p holds column 8 * {0, 2, 1, 3}[p] + d; one UE8M0 scale per 128 x 128
+//       both in tiles of 4 rows x 32 columns, so that rows that are multiplied together are read as one stream
 // FP4   tiles of 8 rows x 8 columns, a row's 8 nibbles side by side in 4 bytes; scales [tile, group, 8 rows]
 //
 // Every value is the float that tensors.dequantise gives, so the products have the bits of the same weight in float32
@@ -16,7 +17,7 @@ namespace packed {
 using namespace lanes;
 
 enum Format { FP32, BF16, FP8, MXFP4, NVFP4 };
-constexpr long BLOCK = 32, FP8_BLOCK = 128, TILE = 8;
+constexpr long BLOCK = 32, FP8_BLOCK = 128, TILE = 8, QUAD = 4;
 constexpr int32_t HIGH_HALF = (int32_t)0xFFFF0000u;
 constexpr int32_t FP8_MASK = (int32_t)0x87F087F0u;  // of two codes as bfloat16 times 2^-120: sign, exponent, mantissa
 
@@ -48,7 +49,7 @@ struct Bf16Row {
   static constexpr long BYTES = 64;  // of 32 columns
   const uint8_t* codes;
   __attribute__((always_inline)) void load32(long block, f8* out) const {
-    for (int i = 0; i < 4; i++) out[i] = halves(codes + block * 64 + i / 2 * 32, i & 1);
+    for (int i = 0; i < 4; i++) out[i] = halves(codes + block * QUAD * BYTES + i / 2 * 32, i & 1);
   }
 };
 
@@ -61,7 +62,7 @@ struct Fp8Row {
     typedef int16_t i16x __attribute__((vector_size(32)));
     typedef int32_t i32x __attribute__((vector_size(32)));
     i16x v;
-    memcpy(&v, codes + block * BLOCK, sizeof v);
+    memcpy(&v, codes + block * QUAD * BYTES, sizeof v);
     const i32x low = (i32x)((v << 8) >> 4) & FP8_MASK, high = (i32x)(v >> 4) & FP8_MASK;
     out[0] = (f8)(low << 16);
     out[1] = (f8)(low & HIGH_HALF);
@@ -75,14 +76,17 @@ static inline f8 fp8_scale(const uint8_t* scales, long block) {
   return splat8(rounding::float_of((uint32_t)(scales[block / (FP8_BLOCK / BLOCK)] + 120) << 23));
 }
 
-static inline Bf16Row bf16_row(const Weight& w, long e, long row) {
-  return {w.codes + e * w.code_bytes + row * padded(w.columns, BLOCK) * 2};
+// Where the first 32 columns of a row begin.
+template <class Row> static inline const uint8_t* start(const Weight& w, long e, long row) {
+  const long blocks = padded(w.columns, BLOCK) / BLOCK;
+  return w.codes + e * w.code_bytes + (row / QUAD * blocks * QUAD + row % QUAD) * Row::BYTES;
 }
+
+static inline Bf16Row bf16_row(const Weight& w, long e, long row) { return {start<Bf16Row>(w, e, row)}; }
 
 static inline Fp8Row fp8_row(const Weight& w, long e, long row) {
   const long blocks = (w.columns + FP8_BLOCK - 1) / FP8_BLOCK;
-  return {w.codes + e * w.code_bytes + row * padded(w.columns, BLOCK),
-          w.scales + e * w.scale_bytes + row / FP8_BLOCK * blocks};
+  return {start<Fp8Row>(w, e, row), w.scales + e * w.scale_bytes + row / FP8_BLOCK * blocks};
 }
 
 static inline float fp4_scale(const Weight& w, long e, uint8_t code) {
@@ -141,12 +145,8 @@ __attribute__((noinline)) static void dots(const float* const* a, const Row* b, 
   const Row row[N] = {b[I]...};
   const float* x[M];
   for (int m = 0; m < M; m++) x[m] = a[m];
-  // The rows after these lie behind them: asked for now, they are there when their turn comes.
-  const long ahead = N > 1 ? N * (row[N > 1].codes - row[0].codes) : 0;
-  for (long block = 0; block < K / BLOCK; block++) {
-    (__builtin_prefetch(row[I].codes + block * Row::BYTES + ahead), ...);
+  for (long block = 0; block < K / BLOCK; block++)
     (add_block<M>(x, row[I], block, low[I], high[I], std::make_integer_sequence<int, M>()), ...);
-  }
   for (int n = 0; n < N; n++)
     for (int m = 0; m < M; m++) out[m * N + n] = sum(low[n][m], high[n][m]);
 }
@@ -162,7 +162,11 @@ static inline void few_columns(const float* const* a, const Row* b, long n, long
 // M is 1 or 2.
 template <int M, class Row, class Put>
 static inline void few_rows(const float* const* a, const Row* b, long N, long K, Put put) {
-  constexpr int COLUMNS = 4 / M;
+#if defined(__AVX512F__)
+  constexpr int COLUMNS = QUAD;
+#else
+  constexpr int COLUMNS = QUAD / M;  // accumulators in 16 registers
+#endif
   long n = 0;
   for (; n + COLUMNS <= N; n += COLUMNS) few_columns<M, COLUMNS>(a, b, n, K, put);
   for (; n < N; n++) few_columns<M, 1>(a, b, n, K, put);
