@@ -41,7 +41,7 @@ class HugeMemory:
 
 
 def _mapped(size: int) -> mmap.mmap:
-    region = mmap.mmap(-1, size)
+    region = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has no huge pages
     advice = getattr(mmap, "MADV_HUGEPAGE", None)  # Linux
     if advice is not None:
         with suppress(OSError):  # a kernel without them

@@ -15,7 +15,7 @@ using namespace packed;
 
 constexpr long ROUND_GROUP = 128, DIGITS = 3, HIGH_SHIFT = 11, MIDDLE_SHIFT = 4, OFFSET = 12;
 constexpr int32_t HIGH_UNIT = 1 << HIGH_SHIFT, MIDDLE_UNIT = 1 << MIDDLE_SHIFT;
-constexpr long AHEAD = 4096;  // bytes: where memory is asked for what comes later
+constexpr long AHEAD = 2048;  // bytes: where memory is asked for what comes later
 constexpr float UNIT = 1.0f / 1024;  // of a sum of products: 2^-9 of the activation, 2^-1 of the weight
 
 // One group of one activation row. Every four bytes are the even or the odd columns of eight; a correction holds two
