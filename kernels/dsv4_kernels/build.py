@@ -51,6 +51,11 @@ _V3 = frozenset("avx avx2 bmi1 bmi2 f16c fma abm movbe".split())
 _V4 = _V3 | frozenset("avx512f avx512bw avx512cd avx512dq avx512vl avx512_vnni".split())
 # The best first. They are named, not taken from the machine, so that an image has the same bytes wherever it is built.
 LEVELS = (
+    Level(
+        name="x86-64-v4-bf16",
+        flags=("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16", "-mavx512vbmi"),
+        needs=_V4 | {"avx512_bf16", "avx512vbmi"},
+    ),
     Level(name="x86-64-v4", flags=("-march=x86-64-v4", "-mavx512vnni"), needs=_V4),
     Level(name="x86-64-v3", flags=("-march=x86-64-v3",), needs=_V3),
 )

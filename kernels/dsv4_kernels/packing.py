@@ -3,7 +3,7 @@
 | format | order of the codes of a matrix | scales |
 |---|---|---|
 | bf16 | [rows / 4, columns / 32, 4 rows, 32]; of each 16, place 2d is column d and 2d + 1 is column 8 + d | none |
-| fp8 | [rows / 4, columns / 32, 4 rows, 32]; place 4d + p of 32 is column 8 * (0, 2, 1, 3)[p] + d | as stored |
+| fp8 | [rows / 4, columns / 64, 4 rows, 64]; place 16 j + 8 h + 2 i + b is column 32 h + 4 j + i + 16 (1 - b) | as stored |
 | mxfp4, nvfp4 | [rows / 8, columns / 8, 8 rows, 4 bytes] | [rows / 8, groups, 8 rows] |
 
 Rows and columns are filled with zeros to whole tiles. The rows of a tile are multiplied together, so memory is read
@@ -24,10 +24,11 @@ from dsv4_kernels.errors import FormatError
 from dsv4_kernels.formats import FP4_GROUPS, FP8_BLOCK, WeightFormat
 from dsv4_kernels.memory import WEIGHTS
 
-BLOCK = 32  # columns
 TILE = 8  # rows, and columns of FP4
 QUAD = 4  # rows of the other formats
-FP8_ORDER = [0, 2, 1, 3]  # its own inverse
+LINE = 64  # bytes of a row in a tile of QUAD rows
+FP8_ORDER = [32 * h + 4 * j + i + 16 * (1 - b) for j in range(4) for h in (0, 1) for i in range(4) for b in (0, 1)]
+FP8_PLACES = sorted(range(LINE), key=FP8_ORDER.__getitem__)  # its inverse
 LARGEST_SCALE = 134  # UE8M0: the twins multiply by 2^(scale - 7), which must be a finite float
 FORMATS = (WeightFormat.BF16, WeightFormat.FP8, WeightFormat.MXFP4, WeightFormat.NVFP4)
 
@@ -95,9 +96,9 @@ class PackedMatrices:
         codes = _bytes(stored.codes)
         match self.format:
             case WeightFormat.BF16:
-                codes = _tiles(_pack_bf16(codes), 2 * BLOCK, QUAD)
+                codes = _tiles(_pack_bf16(codes), LINE, QUAD)
             case WeightFormat.FP8:
-                codes = _tiles(_pack_fp8(codes), BLOCK, QUAD)
+                codes = _tiles(_pack_fp8(codes), LINE, QUAD)
             case _:
                 codes = _tiles(codes, 4, TILE)
         self.codes[index] = codes.reshape(-1).view(torch.uint8)
@@ -112,11 +113,11 @@ class PackedMatrices:
         codes, scales = self.codes[index], self.scales[index]
         match self.format:
             case WeightFormat.BF16:
-                packed = _rows(codes.view(-1, -(-columns // BLOCK), QUAD, 2 * BLOCK))[:rows]
-                return _unpack_bf16(packed)[:, : 2 * columns], None, 1.0
+                lines = _rows(codes.view(-1, _line_bytes(self.format, columns) // LINE, QUAD, LINE))[:rows]
+                return _unpack_bf16(lines)[:, : 2 * columns], None, 1.0
             case WeightFormat.FP8:
-                packed = _rows(codes.view(-1, -(-columns // BLOCK), QUAD, BLOCK))[:rows]
-                return _unpack_fp8(packed)[:, :columns], scales.view(-(-rows // FP8_BLOCK), -1), 1.0
+                lines = _rows(codes.view(-1, _line_bytes(self.format, columns) // LINE, QUAD, LINE))[:rows]
+                return _unpack_fp8(lines)[:, :columns], scales.view(-(-rows // FP8_BLOCK), -1), 1.0
         groups = columns // FP4_GROUPS[self.format]
         return (
             _rows(codes.view(-1, columns // TILE, TILE, 4))[:rows],
@@ -146,10 +147,15 @@ def _sizes(format: WeightFormat, shape: tuple[int, int]) -> tuple[int, int]:
     if format in FP4_GROUPS:
         padded = -(-rows // TILE) * TILE
         return padded * columns // 2, padded * (columns // FP4_GROUPS[format])
-    codes = -(-rows // QUAD) * QUAD * -(-columns // BLOCK) * BLOCK
+    codes = -(-rows // QUAD) * QUAD * _line_bytes(format, columns)
     if format is WeightFormat.BF16:
-        return 2 * codes, 0
+        return codes, 0
     return codes, -(-rows // FP8_BLOCK) * -(-columns // FP8_BLOCK)
+
+
+def _line_bytes(format: WeightFormat, columns: int) -> int:
+    """Bytes of a row of BF16 or FP8."""
+    return -(-columns * (2 if format is WeightFormat.BF16 else 1) // LINE) * LINE
 
 
 def _bytes(x: Tensor) -> Tensor:
@@ -158,7 +164,7 @@ def _bytes(x: Tensor) -> Tensor:
 
 def _pack_bf16(codes: Tensor) -> Tensor:
     """Bytes [R, 2 K] in pairs, [R, bytes]."""
-    halves = pad(codes, (0, -codes.shape[1] % (2 * BLOCK))).view(torch.int16)
+    halves = pad(codes, (0, -codes.shape[1] % LINE)).view(torch.int16)
     return halves.view(codes.shape[0], -1, 2, TILE).transpose(2, 3).reshape(codes.shape[0], -1).view(torch.uint8)
 
 
@@ -169,15 +175,13 @@ def _unpack_bf16(codes: Tensor) -> Tensor:
 
 
 def _pack_fp8(codes: Tensor) -> Tensor:
-    """Bytes [R, K] in quads, [R, bytes]."""
-    padded = pad(codes, (0, -codes.shape[1] % BLOCK))
-    quads = padded.view(codes.shape[0], -1, 4, TILE)[:, :, FP8_ORDER]
-    return quads.transpose(2, 3).reshape(codes.shape[0], -1)
+    """Bytes [R, K] in lines, [R, bytes]."""
+    padded = pad(codes, (0, -codes.shape[1] % LINE))
+    return padded.view(codes.shape[0], -1, LINE)[:, :, FP8_ORDER].reshape(codes.shape[0], -1)
 
 
-def _unpack_fp8(codes: Tensor) -> Tensor:
-    quads = codes.view(codes.shape[0], -1, TILE, 4).transpose(2, 3)  # [R, K / 32, 4, 8]
-    return quads[:, :, FP8_ORDER].reshape(codes.shape[0], -1)
+def _unpack_fp8(lines: Tensor) -> Tensor:
+    return lines.view(lines.shape[0], -1, LINE)[:, :, FP8_PLACES].reshape(lines.shape[0], -1)
 
 
 def _tiles(values: Tensor, width: int, height: int) -> Tensor:

@@ -15,7 +15,7 @@ from dsv4_kernels.cache import CacheRows, WindowRows
 from dsv4_kernels.cpu.library import load
 from dsv4_kernels.dispatch import OPERATORS, Needs, bind, choose, describe
 from dsv4_kernels.errors import BindError, BuildError
-from dsv4_kernels.tensors import LinearWeight
+from dsv4_kernels.tensors import LinearWeight, prepare_linear, quantise_fp8_block, quantise_mxfp4
 
 SOURCE = 'extern "C" int answer() { return 42; }\n'
 
@@ -61,6 +61,7 @@ def test_without_a_compiler_the_library_built_earlier_is_used(small_sources: Pat
 ZEN3 = frozenset("avx avx2 bmi1 bmi2 f16c fma abm movbe".split())
 SKYLAKE = ZEN3 | frozenset("avx512f avx512bw avx512cd avx512dq avx512vl".split())
 ICE_LAKE = SKYLAKE | {"avx512_vnni"}
+ZEN4 = ICE_LAKE | {"avx512_bf16", "avx512vbmi"}
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,7 @@ ICE_LAKE = SKYLAKE | {"avx512_vnni"}
         (ZEN3, ["x86-64-v3", "native"]),
         (SKYLAKE, ["x86-64-v3", "native"]),
         (ICE_LAKE, ["x86-64-v4", "x86-64-v3", "native"]),
+        (ZEN4, ["x86-64-v4-bf16", "x86-64-v4", "x86-64-v3", "native"]),
     ],
 )
 def test_a_cpu_gets_the_best_level_that_it_has_every_flag_of(flags: frozenset[str], names: list[str]):
@@ -91,7 +93,12 @@ def test_without_a_compiler_each_cpu_finds_its_level_in_an_image(
     small_sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     build_all(tmp_path)
-    for flags, level in ((ICE_LAKE, "x86-64-v4"), (SKYLAKE, "x86-64-v3"), (ZEN3, "x86-64-v3")):
+    for flags, level in (
+        (ZEN4, "x86-64-v4-bf16"),
+        (ICE_LAKE, "x86-64-v4"),
+        (SKYLAKE, "x86-64-v3"),
+        (ZEN3, "x86-64-v3"),
+    ):
         monkeypatch.setattr(builder, "cpu_flags", lambda flags=flags: flags)
         assert build(tmp_path, compilers=("no-such-compiler",)).name.startswith(f"dsv4_{level}_")
 
@@ -127,7 +134,8 @@ def test_every_level_that_this_cpu_has_gives_the_same_bits(
     weight, rows, gates = LinearWeight(dense=torch.randn(96, 200)), torch.randn(37, 200), torch.randn(3, 8, 100)
     cache, query = CacheRows.plain(torch.randn(40, 100)), torch.randn(3, 5, 100)
     window = WindowRows(cache, cache, torch.randint(-1, 40, (3, 20)))
-    sink = torch.randn(5)
+    sink, wide = torch.randn(5), torch.randn(6, 320)
+    packed = [prepare_linear(quantise(torch.randn(70, 320))) for quantise in (quantise_fp8_block, quantise_mxfp4)]
     answers = [
         (
             table.linear(rows, weight),
@@ -135,6 +143,7 @@ def test_every_level_that_this_cpu_has_gives_the_same_bits(
             table.compress_pool(gates, gates.flip(0)),
             table.sparse_attention(query, window, None, sink, 0.1),
             table.fp8_round_trip(gates, 64),
+            *(table.linear(x, one) for one in packed for x in (wide, wide[:1], table.fp8_round_trip(wide, 128))),
         )
         for table in tables
     ]

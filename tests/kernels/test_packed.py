@@ -92,13 +92,18 @@ def test_columns_that_fill_no_block_are_kept(format: str, columns: int, cpu: OpT
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("tokens", [1, 2, 3, 70])
-@pytest.mark.parametrize(("rows", "columns"), [(130, 256), (13, 96), (260, 512)])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 6, 70])
+@pytest.mark.parametrize(("rows", "columns"), [(130, 256), (13, 96), (260, 512), (7, 200)])
+@pytest.mark.parametrize("is_rounded", [False, True])
 def test_a_packed_weight_gives_the_bits_of_its_float32_matrix(
-    format: str, tokens: int, rows: int, columns: int, cpu: OpTable
+    format: str, tokens: int, rows: int, columns: int, is_rounded: bool, cpu: OpTable
 ):
+    """Rounded inputs are bfloat16 numbers, which some CPUs multiply two at a time."""
+    if format in FP4 and columns % 32:
+        columns += 32 - columns % 32
     one = stored(format, rows, columns)
     x = torch.randn(tokens, columns, generator=torch.Generator().manual_seed(5))
+    x = cpu.fp8_round_trip(x, 128) if is_rounded else x
     got = cpu.linear(x, prepare_linear(one))
     assert same_bits(got, cpu.linear(x, LinearWeight(dense=dequantise(one))))
 
@@ -122,6 +127,16 @@ def test_every_code_and_scale_of_fp8_is_exact(cpu: OpTable):
     assert weight.packed is not None
     assert torch.equal(cpu.linear(torch.eye(256), weight), dequantise(one).T)
     assert torch.equal(torch.cat([cpu.linear(row[None], weight) for row in torch.eye(256)]), dequantise(one).T)
+
+
+@pytest.mark.parametrize("size", [2.0**-126, 2.0**-100, 2.0**-90, 2.0**99, 2.0**110])
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_bfloat16_inputs_far_from_one_give_the_bits_of_the_float32_matrix(size: float, tokens: int, cpu: OpTable):
+    """Instructions for bfloat16 take the smallest numbers for zeros."""
+    one = stored("fp8", 128, 192)
+    x = torch.randn(tokens, 192, generator=torch.Generator().manual_seed(5)).to(torch.bfloat16).float() * size
+    got = cpu.linear(x, prepare_linear(one))
+    assert same_bits(got, cpu.linear(x, LinearWeight(dense=dequantise(one))))
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e25, 1e37])

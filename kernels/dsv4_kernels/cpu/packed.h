@@ -1,8 +1,9 @@
 // Weights as they lie in memory (dsv4_kernels/packing.py), and their values as floats.
 //
 // BF16  of 16 columns, place 2d holds column d, 2d + 1 column 8 + d: one shift and one mask give both halves
-// FP8   of 32 columns, place 4d + p holds column 8 * {0, 2, 1, 3}[p] + d; one UE8M0 scale per 128 x 128
-//       both in tiles of 4 rows x 32 columns, so that rows that are multiplied together are read as one stream
+// FP8   of 64 columns, place 16 j + 8 h + 2 i + b holds column 32 h + 4 j + i + 16 (1 - b): unpacked, every pair of
+//       bfloat16 lies in the lane that sums its columns; one UE8M0 scale per 128 x 128
+//       both in tiles of 4 rows x 64 bytes, so that rows that are multiplied together are read as one stream
 // FP4   tiles of 8 rows x 8 columns, a row's 8 nibbles side by side in 4 bytes; scales [tile, group, 8 rows]
 //
 // Every value is the float that tensors.dequantise gives, so the products have the bits of the same weight in float32
@@ -17,9 +18,9 @@ namespace packed {
 using namespace lanes;
 
 enum Format { FP32, BF16, FP8, MXFP4, NVFP4 };
-constexpr long BLOCK = 32, FP8_BLOCK = 128, TILE = 8, QUAD = 4;
-constexpr int32_t HIGH_HALF = (int32_t)0xFFFF0000u;
-constexpr int32_t FP8_MASK = (int32_t)0x87F087F0u;  // of two codes as bfloat16 times 2^-120: sign, exponent, mantissa
+constexpr long LINE = 64, FP8_BLOCK = 128, TILE = 8, QUAD = 4;
+constexpr long MOST_COLUMNS = 64, MOST_ROWS = 64;  // of one call of products()
+constexpr int16_t FP8_MASK = (int16_t)0x87F0;  // of a code as bfloat16 times 2^-120: sign, exponent, mantissa
 
 }  // namespace packed
 
@@ -35,7 +36,7 @@ namespace packed {
 static inline long padded(long columns, long to) { return (columns + to - 1) / to * to; }
 
 // Floats between two rows that decode() writes.
-static inline long stride(const Weight& w) { return padded(w.columns, BLOCK); }
+static inline long stride(const Weight& w) { return padded(w.columns, LINE); }
 
 INLINE f8 halves(const uint8_t* p, bool is_high) {  // eight pairs of bfloat16: the lower or the higher of each
   typedef uint32_t u8x __attribute__((vector_size(32)));
@@ -44,42 +45,45 @@ INLINE f8 halves(const uint8_t* p, bool is_high) {  // eight pairs of bfloat16: 
   return (f8)(is_high ? v & 0xFFFF0000u : v << 16);
 }
 
-// Thirty-two columns of BF16, in order.
+// A row of BF16, 32 columns per line, in order.
 struct Bf16Row {
-  static constexpr long BYTES = 64;  // of 32 columns
+  static constexpr long COLUMNS = 32;
   const uint8_t* codes;
-  __attribute__((always_inline)) void load32(long block, f8* out) const {
-    for (int i = 0; i < 4; i++) out[i] = halves(codes + block * QUAD * BYTES + i / 2 * 32, i & 1);
+  __attribute__((always_inline)) void load(long line, f8* out) const {
+    for (int i = 0; i < 4; i++) out[i] = halves(codes + line * QUAD * LINE + i / 2 * 32, i & 1);
   }
 };
 
-// Thirty-two columns of FP8 times 2^-120, without their scale: shifted into bfloat16 pairs.
+// A row of FP8 times 2^-120, without its scales, 64 columns per line: shifted into bfloat16 pairs.
 struct Fp8Row {
-  static constexpr long BYTES = 32;
+  static constexpr long COLUMNS = 64;
   const uint8_t* codes;
   const uint8_t* scales;
-  __attribute__((always_inline)) void load32(long block, f8* out) const {
+  __attribute__((always_inline)) void load(long line, f8* out) const {
     typedef int16_t i16x __attribute__((vector_size(32)));
-    typedef int32_t i32x __attribute__((vector_size(32)));
-    i16x v;
-    memcpy(&v, codes + block * QUAD * BYTES, sizeof v);
-    const i32x low = (i32x)((v << 8) >> 4) & FP8_MASK, high = (i32x)(v >> 4) & FP8_MASK;
-    out[0] = (f8)(low << 16);
-    out[1] = (f8)(low & HIGH_HALF);
-    out[2] = (f8)(high << 16);
-    out[3] = (f8)(high & HIGH_HALF);
+    constexpr i16x LOW = {0, 16, 1, 17, 2, 18, 3, 19, 8, 24, 9, 25, 10, 26, 11, 27};
+    constexpr i16x HIGH = {4, 20, 5, 21, 6, 22, 7, 23, 12, 28, 13, 29, 14, 30, 15, 31};
+    for (int q = 0; q < 2; q++) {
+      i16x v;
+      memcpy(&v, codes + line * QUAD * LINE + q * 32, sizeof v);
+      const i16x first = (v >> 4) & FP8_MASK, second = ((v << 8) >> 4) & FP8_MASK;
+      out[q] = (f8)__builtin_shuffle(i16x{}, first, LOW);
+      out[2 + q] = (f8)__builtin_shuffle(i16x{}, second, LOW);
+      out[4 + q] = (f8)__builtin_shuffle(i16x{}, first, HIGH);
+      out[6 + q] = (f8)__builtin_shuffle(i16x{}, second, HIGH);
+    }
   }
 };
 
-// What a column of block b must be multiplied with besides: its scale times 2^120.
-static inline f8 fp8_scale(const uint8_t* scales, long block) {
-  return splat8(rounding::float_of((uint32_t)(scales[block / (FP8_BLOCK / BLOCK)] + 120) << 23));
+// What column k must be multiplied with besides: its scale times 2^120.
+static inline f8 fp8_scale(const uint8_t* scales, long k) {
+  return splat8(rounding::float_of((uint32_t)(scales[k / FP8_BLOCK] + 120) << 23));
 }
 
-// Where the first 32 columns of a row begin.
+// Where the first columns of a row begin.
 template <class Row> static inline const uint8_t* start(const Weight& w, long e, long row) {
-  const long blocks = padded(w.columns, BLOCK) / BLOCK;
-  return w.codes + e * w.code_bytes + (row / QUAD * blocks * QUAD + row % QUAD) * Row::BYTES;
+  const long lines = padded(w.columns, Row::COLUMNS) / Row::COLUMNS;
+  return w.codes + e * w.code_bytes + (row / QUAD * lines * QUAD + row % QUAD) * LINE;
 }
 
 static inline Bf16Row bf16_row(const Weight& w, long e, long row) { return {start<Bf16Row>(w, e, row)}; }
@@ -88,6 +92,12 @@ static inline Fp8Row fp8_row(const Weight& w, long e, long row) {
   const long blocks = (w.columns + FP8_BLOCK - 1) / FP8_BLOCK;
   return {start<Fp8Row>(w, e, row), w.scales + e * w.scale_bytes + row / FP8_BLOCK * blocks};
 }
+
+}  // namespace packed
+
+#include "pairs.h"
+
+namespace packed {
 
 static inline float fp4_scale(const Weight& w, long e, uint8_t code) {
   if (w.format == MXFP4) return rows::power(code);
@@ -108,34 +118,37 @@ static inline void decode_fp4(const Weight& w, long e, long row, float* out) {
   }
 }
 
-// One row as floats. Room for stride() of them; those behind the last column are zeros or undefined.
-static inline void decode(const Weight& w, long e, long row, float* out) {
-  if (w.format == MXFP4 || w.format == NVFP4) return decode_fp4(w, e, row, out);
-  const Fp8Row fp8 = fp8_row(w, e, row);
-  const Bf16Row bf16 = bf16_row(w, e, row);
-  f8 v[4];
-  for (long b = 0; b < stride(w) / BLOCK; b++) {
-    const bool is_fp8 = w.format == FP8;
-    is_fp8 ? fp8.load32(b, v) : bf16.load32(b, v);
-    const f8 scale = is_fp8 ? fp8_scale(fp8.scales, b) : splat8(1.0f);
-    for (int i = 0; i < 4; i++) {  // one by one: an array copied as a whole would go through memory twice
-      const f8 part = v[i] * scale;
-      memcpy(out + b * BLOCK + 8 * i, &part, sizeof part);
+template <class Row, class Scale> static inline void decode_lines(const Row& row, long columns, Scale scale, float* out) {
+  f8 v[Row::COLUMNS / 8];
+  for (long k = 0; k < columns; k += Row::COLUMNS) {
+    row.load(k / Row::COLUMNS, v);
+    const f8 factor = scale(k);
+    for (long i = 0; i < Row::COLUMNS / 8; i++) {  // one by one: an array copied as a whole would go through memory twice
+      const f8 part = v[i] * factor;
+      memcpy(out + k + 8 * i, &part, sizeof part);
     }
   }
 }
 
-// M x N dot products as lanes::dots, the second factors decoded in registers; K is a multiple of 32. low and high are the
-// halves of the sixteen lanes.
+// One row as floats. Room for stride() of them; those behind the last column are zeros or undefined.
+static inline void decode(const Weight& w, long e, long row, float* out) {
+  if (w.format == MXFP4 || w.format == NVFP4) return decode_fp4(w, e, row, out);
+  if (w.format == BF16) return decode_lines(bf16_row(w, e, row), w.columns, [](long) { return splat8(1.0f); }, out);
+  const Fp8Row from = fp8_row(w, e, row);
+  decode_lines(from, w.columns, [&](long k) { return fp8_scale(from.scales, k); }, out);
+}
+
+// M x N dot products as lanes::dots, the second factors decoded in registers; K is a multiple of the columns of a line. low
+// and high are the halves of the sixteen lanes.
 template <int M, class Row, int... I>
-INLINE void add_block(const float* const* a, const Row& b, long block, f8* low, f8* high,
-                      std::integer_sequence<int, I...>) {
-  f8 y[4];
-  b.load32(block, y);
-  ((low[I] = fma(load8(a[I] + block * BLOCK), y[0], low[I])), ...);
-  ((high[I] = fma(load8(a[I] + block * BLOCK + 8), y[1], high[I])), ...);
-  ((low[I] = fma(load8(a[I] + block * BLOCK + 16), y[2], low[I])), ...);
-  ((high[I] = fma(load8(a[I] + block * BLOCK + 24), y[3], high[I])), ...);
+INLINE void add_line(const float* const* a, const Row& b, long line, f8* low, f8* high, std::integer_sequence<int, I...>) {
+  f8 y[Row::COLUMNS / 8];
+  b.load(line, y);
+  for (int i = 0; i < Row::COLUMNS / 8; i += 2) {
+    const long k = line * Row::COLUMNS + 8 * i;
+    ((low[I] = fma(load8(a[I] + k), y[i], low[I])), ...);
+    ((high[I] = fma(load8(a[I] + k + 8), y[i + 1], high[I])), ...);
+  }
 }
 
 template <int M, int N, class Row, int... I>
@@ -145,8 +158,8 @@ __attribute__((noinline)) static void dots(const float* const* a, const Row* b, 
   const Row row[N] = {b[I]...};
   const float* x[M];
   for (int m = 0; m < M; m++) x[m] = a[m];
-  for (long block = 0; block < K / BLOCK; block++)
-    (add_block<M>(x, row[I], block, low[I], high[I], std::make_integer_sequence<int, M>()), ...);
+  for (long line = 0; line < K / Row::COLUMNS; line++)
+    (add_line<M>(x, row[I], line, low[I], high[I], std::make_integer_sequence<int, M>()), ...);
   for (int n = 0; n < N; n++)
     for (int m = 0; m < M; m++) out[m * N + n] = sum(low[n][m], high[n][m]);
 }
@@ -172,7 +185,7 @@ static inline void few_rows(const float* const* a, const Row* b, long N, long K,
   for (; n < N; n++) few_columns<M, 1>(a, b, n, K, put);
 }
 
-constexpr long MOST_COLUMNS = 64, FEW_ROWS = 2, MOST_ROWS = 64;
+constexpr long FEW_ROWS = 2;
 constexpr long SLAB = 512;  // columns of FP4 that are summed in one chain; longer chains lose a digit
 
 // As panel(), the columns in slabs whose sums are added in order.
@@ -189,21 +202,24 @@ static inline void slabs(const float* const* a, long M, const float* const* b, l
     for (long n = 0; n < N; n++) put(m, n, total[m * N + n]);
 }
 
-// The rows times the scales of an FP8 weight's columns, which is exact; false if a value is too large for that.
+// The rows times the scales of an FP8 weight's columns, which is exact, and zeros up to a whole line; false if a value is
+// too large for that.
 static inline bool scale_rows(const float* const* a, long M, const uint8_t* scales, long K, std::vector<float>& room,
                               const float** out) {
-  if ((long)room.size() < M * K) room.resize(M * K);
-  f8 sum{};
+  const long length = padded(K, LINE);
+  if ((long)room.size() < M * length) room.resize(M * length);
+  f16 sum{};
   for (long m = 0; m < M; m++) {
-    float* to = room.data() + m * K;
+    float* to = room.data() + m * length;
     out[m] = to;
-    for (long k = 0; k < K; k += 8) {
-      const f8 v = load8(a[m] + k) * fp8_scale(scales, k / BLOCK);
-      memcpy(to + k, &v, sizeof v);
+    for (long k = 0; k < length; k += WIDTH) {
+      const f16 v = (k + WIDTH <= K ? load(a[m] + k) : load_some(a[m] + k, std::max(0L, K - k))) *
+                    splat(fp8_scale(scales, std::min(k, K - 1))[0]);
+      store(to + k, v);
       sum += v - v;  // no number if v is none, or infinite
     }
   }
-  for (int i = 0; i < 8; i++)
+  for (int i = 0; i < WIDTH; i++)
     if (sum[i] != 0.0f) return false;
   return true;
 }
@@ -219,17 +235,21 @@ static inline void products(const float* const* a, long M, const Weight& w, long
     for (long n = 0; n < N; n++) b[n] = (const float*)(w.codes + e * w.code_bytes) + (first + n) * K;
     return panel(a, M, b, N, K, put);
   }
-  if (M <= FEW_ROWS && K % BLOCK == 0 && w.format == BF16) {
+  if (M <= FEW_ROWS && K % Bf16Row::COLUMNS == 0 && w.format == BF16) {
     Bf16Row rows[MOST_COLUMNS];
     for (long n = 0; n < N; n++) rows[n] = bf16_row(w, e, first + n);
     return M == 1 ? few_rows<1>(a, rows, N, K, put) : few_rows<2>(a, rows, N, K, put);
   }
-  if (M <= FEW_ROWS && K % BLOCK == 0 && w.format == FP8) {
+  if (w.format == FP8 && first / FP8_BLOCK == (first + N - 1) / FP8_BLOCK) {
     Fp8Row rows[MOST_COLUMNS];
     for (long n = 0; n < N; n++) rows[n] = fp8_row(w, e, first + n);
+#if defined(PAIRS)
+    if (pairs::fill(a, M, rows[0].scales, K, room)) return pairs::products(rows, M, N, padded(K, LINE), room, put);
+#endif
     const float* scaled[FEW_ROWS];
-    if (first / FP8_BLOCK == (first + N - 1) / FP8_BLOCK && scale_rows(a, M, rows[0].scales, K, room, scaled))
-      return M == 1 ? few_rows<1>(scaled, rows, N, K, put) : few_rows<2>(scaled, rows, N, K, put);
+    const long length = padded(K, LINE);
+    if (M <= FEW_ROWS && scale_rows(a, M, rows[0].scales, K, room, scaled))
+      return M == 1 ? few_rows<1>(scaled, rows, N, length, put) : few_rows<2>(scaled, rows, N, length, put);
   }
   const long step = stride(w);
   if ((long)room.size() < BLOCK_COLUMNS * step) room.resize(BLOCK_COLUMNS * step);

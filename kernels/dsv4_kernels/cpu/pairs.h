@@ -1,0 +1,156 @@
+// FP8 weights times activations that are bfloat16 numbers, as after their FP8 round trip: two columns per lane and
+// instruction.
+//
+// VDPBF16PS adds the product of the higher halves of a lane, then that of the lower ones, each fused like fma(). The
+// higher half holds column l of 32, the lower one column l + 16, so the sums have the bits of packed::dots. The instruction
+// takes numbers below 2^-126 for zeros: activations between 2^-100 and 2^100 (or zero) never come to that, others are
+// left to packed::dots.
+#pragma once
+#include "packed.h"
+
+#if defined(__AVX512BF16__) && defined(__AVX512VBMI__)
+#define PAIRS
+
+namespace pairs {
+
+using namespace lanes;
+
+constexpr long PAIRED = 32, LEAST = 27, MOST = 227;  // columns of a vector; exponents that are multiplied in pairs
+constexpr long FUSED_ROWS = 4;                       // activations that are multiplied while the weights are decoded
+
+// Both bytes of each code's bfloat16, by its lower seven bits.
+struct Tables {
+  alignas(64) uint8_t low[128], high[128];
+  Tables() {
+    for (int code = 0; code < 128; code++) {
+      const uint32_t bits = rounding::bits_of(rows::tables().e4m3[code]) >> 16;
+      low[code] = (uint8_t)bits, high[code] = (uint8_t)(bits >> 8);
+    }
+  }
+};
+
+INLINE __m512i vector(const void* p) { return _mm512_loadu_si512(p); }
+
+// Decodes lines of 64 codes into two vectors of pairs, of 32 columns each.
+class Decoder {
+ public:
+  Decoder() {
+    static const Tables tables;
+    for (int i = 0; i < 2; i++) low_[i] = vector(tables.low + 64 * i), high_[i] = vector(tables.high + 64 * i);
+  }
+
+  __attribute__((always_inline)) void pairs(const uint8_t* line, __m512i& first, __m512i& second) const {
+    const __m512i codes = vector(line), sign = _mm512_set1_epi8((char)128);
+    const __m512i low = _mm512_permutex2var_epi8(low_[0], codes, low_[1]);
+    const __m512i high = _mm512_permutex2var_epi8(high_[0], codes, high_[1]);
+    const __m512i whole = _mm512_ternarylogic_epi32(high, codes, sign, 0xF8);  // high | (codes & sign)
+    first = _mm512_unpacklo_epi8(low, whole), second = _mm512_unpackhi_epi8(low, whole);
+  }
+
+ private:
+  __m512i low_[2], high_[2];
+};
+
+// The rows times the scales of the columns as pairs, [M, K / 32, 16], filled to whole lines; false if that is not exact.
+static inline bool fill(const float* const* a, long M, const uint8_t* scales, long K, std::vector<float>& room) {
+  const long length = packed::padded(K, packed::LINE), count = length / 2;
+  if ((long)room.size() < M * count) room.resize(M * count);
+  const __m512i rest = _mm512_set1_epi32(0xFFFF), magnitude = _mm512_set1_epi32(0x7FFFFFFF);
+  const __m512i least = _mm512_set1_epi32(LEAST << 23), range = _mm512_set1_epi32((MOST - LEAST) << 23);
+  for (long m = 0; m < M; m++)
+    for (long block = 0; block < length; block += packed::FP8_BLOCK) {
+      const f16 scale = splat(rounding::float_of((uint32_t)scales[block / packed::FP8_BLOCK] << 23));
+      __mmask16 refused = 0;
+      for (long k = block; k < std::min(length, block + packed::FP8_BLOCK); k += PAIRED) {
+        __m512i half[2];
+        for (int h = 0; h < 2; h++) {
+          const long at = k + h * WIDTH;
+          const f16 x = at + WIDTH <= K ? load(a[m] + at) : load_some(a[m] + at, std::max(0L, K - at));
+          half[h] = (__m512i)(x * scale);
+          const __mmask16 is_something = _mm512_test_epi32_mask((__m512i)x, magnitude);
+          const __m512i size = _mm512_sub_epi32(_mm512_and_si512(half[h], magnitude), least);
+          refused |= _mm512_test_epi32_mask(half[h], rest) | _mm512_mask_cmpgt_epu32_mask(is_something, size, range);
+        }
+        const __m512i pairs = _mm512_or_si512(_mm512_andnot_si512(rest, half[0]), _mm512_srli_epi32(half[1], 16));
+        _mm512_storeu_si512(room.data() + m * count + k / 2, pairs);
+      }
+      if (refused) return false;
+    }
+  return true;
+}
+
+INLINE f16 add(f16 sum, const void* a, __m512i b) {
+  return (f16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)vector(a), (__m512bh)b);
+}
+
+// M x N dot products with rows of one tile. WEIGHTS(line, n, first, second) gives pairs of row n.
+template <int M, int N, class Weights>
+INLINE void dots(const float* x, long count, long lines, const Weights& weights, float* out) {
+  f16 sums[M][N] = {};
+  for (long line = 0; line < lines; line++)
+    for (int n = 0; n < N; n++) {
+      __m512i first, second;
+      weights(line, n, first, second);
+      for (int m = 0; m < M; m++) sums[m][n] = add(sums[m][n], x + m * count + line * PAIRED, first);
+      for (int m = 0; m < M; m++) sums[m][n] = add(sums[m][n], x + m * count + line * PAIRED + WIDTH, second);
+    }
+  for (int m = 0; m < M; m++)
+    for (int n = 0; n < N; n++) out[m * N + n] = sum(sums[m][n]);
+}
+
+template <int N, class Weights>
+__attribute__((noinline)) static void some(long M, const float* x, long count, long lines, const Weights& weights,
+                                           float* out) {
+  switch (M) {
+    case 1: return dots<1, N>(x, count, lines, weights, out);
+    case 2: return dots<2, N>(x, count, lines, weights, out);
+    case 3: return dots<3, N>(x, count, lines, weights, out);
+    default: return dots<4, N>(x, count, lines, weights, out);
+  }
+}
+
+// N rows of the weight, of one tile, with all M rows of pairs; `kept` has room for their pairs.
+template <int N, class Put>
+static inline void tile(const packed::Fp8Row* rows, long M, long length, const float* x, float* kept, Put put) {
+  const Decoder decoder;
+  const long lines = length / packed::LINE, count = length / 2;
+  float out[FUSED_ROWS * N];
+  const auto decoded = [&](long line, int n, __m512i& first, __m512i& second) {
+    decoder.pairs(rows[n].codes + line * packed::QUAD * packed::LINE, first, second);
+  };
+  const auto ready = [&](long line, int n, __m512i& first, __m512i& second) {
+    const float* at = kept + (line * N + n) * PAIRED;
+    first = vector(at), second = vector(at + WIDTH);
+  };
+  if (M > FUSED_ROWS)
+    for (long line = 0; line < lines; line++)
+      for (int n = 0; n < N; n++) {
+        __m512i first, second;
+        decoded(line, n, first, second);
+        float* at = kept + (line * N + n) * PAIRED;
+        _mm512_storeu_si512(at, first), _mm512_storeu_si512(at + WIDTH, second);
+      }
+  for (long m = 0; m < M; m += FUSED_ROWS) {
+    const long some_rows = std::min(FUSED_ROWS, M - m);
+    if (M > FUSED_ROWS) some<N>(some_rows, x + m * count, count, lines, ready, out);
+    else some<N>(some_rows, x, count, lines, decoded, out);
+    for (long r = 0; r < some_rows; r++)
+      for (int n = 0; n < N; n++) put(m + r, n, out[r * N + n]);
+  }
+}
+
+// All products of M rows, which fill() left in `room`, with N rows of an FP8 weight, through put(row, column, value).
+template <class Put>
+static inline void products(const packed::Fp8Row* rows, long M, long N, long length, std::vector<float>& room, Put put) {
+  const long filled = M * length / 2;
+  if ((long)room.size() < filled + packed::QUAD * length) room.resize(filled + packed::QUAD * length);
+  const float* x = room.data();
+  float* kept = room.data() + filled;
+  long n = 0;
+  for (; n + packed::QUAD <= N; n += packed::QUAD)
+    tile<packed::QUAD>(rows + n, M, length, x, kept, [&](long m, long c, float v) { put(m, n + c, v); });
+  for (; n < N; n++) tile<1>(rows + n, M, length, x, kept, [&](long m, long, float v) { put(m, n, v); });
+}
+
+}  // namespace pairs
+#endif
