@@ -3,7 +3,7 @@
 | format | order of the codes of a matrix | scales |
 |---|---|---|
 | bf16 | [rows / 4, columns / 32, 4 rows, 32]; of each 16, place 2d is column d and 2d + 1 is column 8 + d | none |
-| fp8 | [rows / 4, columns / 64, 4 rows, 64]; place 16 j + 8 h + 2 i + b is column 32 h + 4 j + i + 16 (1 - b) | as stored |
+| fp8 | [rows / 4, columns / 64, 4 rows, 64]; place 16 j + 8 h + 2 i + b is 32 h + 4 j + i + 16 (1 - b) | as stored |
 | mxfp4, nvfp4 | [rows / 8, columns / 8, 8 rows, 4 bytes] | [rows / 8, groups, 8 rows] |
 
 Rows and columns are filled with zeros to whole tiles. The rows of a tile are multiplied together, so memory is read
