@@ -220,11 +220,13 @@ class StepResult:
     """Results in the order of the plan's rows.
 
     Rule: `damaged` are keys that could not be read from disk; what the plan's starts computed is worth nothing then.
+          `compiling` are sequences whose next token would have to wait for their grammar.
     """
 
     step: int
     rows: tuple[RowResult, ...]
     damaged: tuple[bytes, ...] = ()
+    compiling: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

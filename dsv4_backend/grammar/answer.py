@@ -35,6 +35,11 @@ class AnswerMatcher:
         self._history: list[bool] = []  # per accepted token: was it free?
 
     @property
+    def is_compiling(self) -> bool:
+        """Whether the next token needs the grammar and it is not there yet."""
+        return not self._is_thinking and self._compiled is None and not self._compiling.done()
+
+    @property
     def is_completed(self) -> bool:
         """True while the answer so far is a whole one."""
         return not self._is_thinking and self._matcher().is_completed

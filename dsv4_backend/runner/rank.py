@@ -146,7 +146,7 @@ class Rank:
         damaged = self._cache.copy(plan.copies)
         if not plan.rows:
             self._inputs.tables.apply(plan)
-            return StepResult(step=plan.step, rows=(), damaged=damaged)
+            return StepResult(step=plan.step, rows=(), damaged=damaged, compiling=self._compiling())
         inputs = self._inputs.build(plan)
         computed = self._model.run(inputs, self._cache, self._draft_model.tapped if self._draft_model else ())
         logits = self._model.logits(computed.streams[inputs.logit_tokens])
@@ -156,7 +156,11 @@ class Rank:
             self._result(row, chosen[row.sequence_id], logits[first:last], drafts.get(row.sequence_id, ()))
             for row, (first, last) in zip(plan.rows, inputs.logit_spans, strict=True)
         )
-        return StepResult(step=plan.step, rows=tuple(rows), damaged=damaged)
+        return StepResult(step=plan.step, rows=tuple(rows), damaged=damaged, compiling=self._compiling())
+
+    def _compiling(self) -> tuple[int, ...]:
+        """Sequences that would make the next step wait for their grammar."""
+        return tuple(each for each, state in self._states.items() if state.matcher and state.matcher.is_compiling)
 
     def close(self) -> None:
         """Finish what is being written to disk."""

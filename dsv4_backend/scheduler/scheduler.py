@@ -43,6 +43,7 @@ class Scheduler:
         self._waiting = WaitingQueue()
         self._running: list[Sequence] = []
         self._dropped: list[int] = []
+        self._compiling: frozenset[int] = frozenset()
         self._step = 0
         self._has_drafts = False
         self.num_preemptions = 0
@@ -99,6 +100,7 @@ class Scheduler:
         Returns the sequences of the step that was running, if one was: each of them may be the cause.
         """
         self._dropped.clear()
+        self._compiling = frozenset()
         self._cache.forget_beginnings()  # first: nothing of it may be written to disk
         for sequence in self._running:
             self._cache.release(sequence.id)
@@ -131,6 +133,7 @@ class Scheduler:
         """Take over a step's results: caches are longer by its rows, sampled tokens are appended."""
         if result.damaged:
             self._start_again(plan, result.damaged)
+        self._compiling = frozenset(result.compiling)
         alive = {item.id: item for item in self._running}
         advances = []
         for row, outcome in zip(plan.rows, result.rows, strict=True):
@@ -204,13 +207,22 @@ class Scheduler:
 
         Rule: a sequence is suspect when it was in SUSPECT_RESTARTS steps that lost a rank and has got no token since.
               Alone, an innocent one gets its token and is cleared; a guilty one takes nobody down with it.
+              One that only lacks its grammar lets the others go on; with no others, its step waits for the grammar.
         """
         suspects = [item for item in self._running if item.num_restarts >= SUSPECT_RESTARTS]
-        return tuple(suspects[:1] or self._running)
+        ready = [item for item in self._running if item.id not in self._compiling or item.num_pending > 1]
+        return tuple(suspects[:1] or ready or self._running)
 
     def _chunk(self, sequence: Sequence, share: int) -> int:
-        """Return how many tokens of a prefill to compute: up to an edge first where what is computed can be kept."""
-        count = chunk_tokens(sequence.num_computed, sequence.num_pending, share)
+        """Return how many tokens of a prefill to compute: up to an edge first where what is computed can be kept.
+
+        Rule: the last token of a constrained prompt waits for its grammar, if there are others that need not wait. The
+              ranks begin to compile with its first chunk and tell how that goes with every step.
+        """
+        is_unsure = sequence.prompt.constraint is not None and not sequence.is_on_rank
+        is_held = len(self._running) > 1 and (is_unsure or sequence.id in self._compiling)
+        pending = sequence.num_pending - int(is_held and sequence.num_pending > 1)
+        count = chunk_tokens(sequence.num_computed, pending, share)
         to_edge = sequence.keyed.edge_after(sequence.num_computed) - sequence.num_computed
         return to_edge if self._config.prefix_cache and 0 < to_edge < count else count
 

@@ -56,6 +56,21 @@ def test_the_grammar_begins_after_thinking(thinking: AnswerMatcher, ids: TextEnc
         _accept(thinking, ids.encode_bare("x"))
 
 
+@pytest.mark.parametrize(("prompt", "needs"), [("hi<think>", False), ("hi</think>", True)])
+def test_a_grammar_that_is_not_there_is_waited_for_outside_thinking_only(
+    vocabulary: Vocabulary, ids: TextEncoder, prompt: str, needs: bool
+) -> None:
+    compiling: Future[GrammarMatcher] = Future()
+    free = torch.full((num_words(vocabulary.size),), -1, dtype=torch.int32)
+    matcher = AnswerMatcher(compiling, free, vocabulary, ids.encode_bare(prompt))
+    assert matcher.is_compiling is needs
+    if not needs:
+        _accept(matcher, ids.encode_bare("w</think>"))
+        assert matcher.is_compiling
+    compiling.set_exception(ConstraintError("broken"))
+    assert not matcher.is_compiling
+
+
 def test_a_rollback_over_the_end_of_thinking_opens_it_again(thinking: AnswerMatcher, ids: TextEncoder) -> None:
     _accept(thinking, ids.encode_bare("w</think>"))
     _accept(thinking, ids.encode_bare("4"))

@@ -8,7 +8,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from dsv4_backend.config import ServingConfig
 from dsv4_backend.kv.manager import CacheManager, cache_rules
-from dsv4_backend.records import Prompt, Request, RowResult, SamplingParams, StepPlan, StepResult
+from dsv4_backend.records import (
+    Constraint,
+    ConstraintKind,
+    Prompt,
+    Request,
+    RowResult,
+    SamplingParams,
+    StepPlan,
+    StepResult,
+)
 from dsv4_backend.scheduler.budget import chunk_tokens, fair_shares
 from dsv4_backend.scheduler.queue import STARVATION_S
 from dsv4_backend.scheduler.reasoning import ReasoningBudget, ThinkTokens
@@ -25,11 +34,12 @@ def _sequence(
     arrival_s: float = 0.0,
     text: int | None = None,
     turn_id: int | None = None,
+    constraint: Constraint | None = None,
 ) -> Sequence:
     """A sequence of its own text; two with one `text` begin alike."""
     first = 10_000 * (number if text is None else text)
     ids = tuple(range(first, first + num_prompt))
-    prompt = Prompt(token_ids=ids, priority=priority, sampling=SamplingParams(seed=0))
+    prompt = Prompt(token_ids=ids, priority=priority, sampling=SamplingParams(seed=0), constraint=constraint)
     request = Request(id=str(number), prompt=prompt)
     return Sequence(
         id=number,
@@ -47,16 +57,69 @@ def _scheduler(**settings: int) -> Scheduler:
     return Scheduler(config, CacheManager(cache_rules(config)))
 
 
-def _run(plan: StepPlan, token_id: int = 7) -> StepResult:
+def _run(plan: StepPlan, token_id: int = 7, compiling: tuple[int, ...] = ()) -> StepResult:
     rows = [RowResult(sequence_id=row.sequence_id, token_ids=(token_id,) * row.is_sampled) for row in plan.rows]
-    return StepResult(step=plan.step, rows=tuple(rows))
+    return StepResult(step=plan.step, rows=tuple(rows), compiling=compiling)
 
 
-def _step(scheduler: Scheduler, now_s: float = 0.0) -> StepPlan:
+def _step(scheduler: Scheduler, now_s: float = 0.0, compiling: tuple[int, ...] = ()) -> StepPlan:
     plan = scheduler.plan(now_s)
     assert plan is not None
-    scheduler.commit(plan, _run(plan))
+    scheduler.commit(plan, _run(plan, compiling=compiling))
     return plan
+
+
+def _spans(plan: StepPlan) -> list[tuple[int, int, bool]]:
+    return [(row.sequence_id, len(row.token_ids), row.is_sampled) for row in plan.rows]
+
+
+DIGITS = Constraint(kind=ConstraintKind.REGEX, value="[0-9]+")
+
+
+def test_the_others_go_on_while_a_grammar_is_compiled() -> None:
+    scheduler = _scheduler()
+    scheduler.add(_sequence(1, 4))
+    _step(scheduler)
+    scheduler.add(_sequence(2, 20, constraint=DIGITS))
+    assert _spans(_step(scheduler, compiling=(2,))) == [(1, 1, True), (2, 19, False)]
+    assert _spans(_step(scheduler, compiling=(2,))) == [(1, 1, True)]
+    assert _spans(_step(scheduler)) == [(1, 1, True)]
+    assert _spans(_step(scheduler)) == [(1, 1, True), (2, 1, True)]
+
+
+def test_a_grammar_that_becomes_due_later_holds_its_sequence_alone() -> None:
+    """Thinking has ended before the grammar was compiled."""
+    scheduler = _scheduler()
+    for number in (1, 2):
+        scheduler.add(_sequence(number, 4, constraint=DIGITS if number == 2 else None))
+    for _ in range(3):
+        _step(scheduler)
+    _step(scheduler, compiling=(2,))
+    assert _spans(_step(scheduler)) == [(1, 1, True)]
+    assert _spans(_step(scheduler)) == [(1, 1, True), (2, 1, True)]
+
+
+def test_sequences_that_all_lack_their_grammar_wait_for_it_in_a_step() -> None:
+    scheduler = _scheduler()
+    for number in (1, 2):
+        scheduler.add(_sequence(number, 5, constraint=DIGITS))
+    assert _spans(_step(scheduler, compiling=(1, 2))) == [(1, 4, False), (2, 4, False)]
+    assert _spans(_step(scheduler)) == [(1, 1, True), (2, 1, True)]
+
+
+def test_a_constrained_prompt_alone_is_computed_in_one_step() -> None:
+    scheduler = _scheduler()
+    scheduler.add(_sequence(1, 20, constraint=DIGITS))
+    assert _spans(_step(scheduler)) == [(1, 20, True)]
+
+
+def test_lost_ranks_compile_again_and_are_asked_again() -> None:
+    scheduler = _scheduler()
+    scheduler.add(_sequence(1, 4))
+    scheduler.add(_sequence(2, 20, constraint=DIGITS))
+    _step(scheduler, compiling=(2,))
+    scheduler.lose_ranks()
+    assert _spans(_step(scheduler)) == [(1, 5, True), (2, 19, False)]
 
 
 def test_a_long_prompt_is_computed_in_chunks_that_end_at_page_edges() -> None:
@@ -246,17 +309,23 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.on_rank: dict[int, int] = {}
 
     @precondition(lambda self: len(self.scheduler.sequences) < 6)
-    @rule(num_prompt=st.integers(1, 400), priority=st.integers(0, 2), text=st.integers(0, 1))
-    def add(self, num_prompt: int, priority: int, text: int) -> None:
+    @rule(num_prompt=st.integers(1, 400), priority=st.integers(0, 2), text=st.integers(0, 1), is_bound=st.booleans())
+    def add(self, num_prompt: int, priority: int, text: int, is_bound: bool) -> None:
         self.num_added += 1
         sequence = _sequence(
-            self.num_added, num_prompt, priority=priority, arrival_s=float(self.num_added), text=text, turn_id=150
+            self.num_added,
+            num_prompt,
+            priority=priority,
+            arrival_s=float(self.num_added),
+            text=text,
+            turn_id=150,
+            constraint=DIGITS if is_bound else None,
         )
         self.scheduler.add(sequence)
 
     @precondition(lambda self: self.scheduler.sequences)
-    @rule()
-    def step(self) -> None:
+    @rule(is_compiling=st.booleans())
+    def step(self, is_compiling: bool) -> None:
         plan = self.scheduler.plan(0.0)
         assert plan is not None, "sequences are admitted but nothing is planned"
         assert sum(len(row.token_ids) for row in plan.rows) <= 256
@@ -270,7 +339,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         for row in plan.rows:
             assert row.start == self.on_rank[row.sequence_id], "a row leaves a gap in the cache"
             self.on_rank[row.sequence_id] += len(row.token_ids)
-        self.scheduler.commit(plan, _run(plan))
+        bound = [item.id for item in self.scheduler.running if item.prompt.constraint is not None]
+        self.scheduler.commit(plan, _run(plan, compiling=tuple(bound) if is_compiling else ()))
         for sequence in self.scheduler.sequences:
             if len(sequence.token_ids) > 500:
                 self.scheduler.finish(sequence)
