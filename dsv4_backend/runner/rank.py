@@ -227,7 +227,7 @@ class Rank:
     def _draft_row(self, row: PlanRow, state: _SequenceState, first_token: int, end: int) -> DraftRow:
         return DraftRow(
             sequence_id=row.sequence_id,
-            state=int(self._inputs.tables.states(self._inputs.tables.lines([row.sequence_id]))[0]),
+            state=self._inputs.tables.states(self._inputs.tables.lines([row.sequence_id]))[0],
             first_token=first_token,
             start=row.start,
             next_ids=state.token_ids[row.start + 1 : end + 1],
