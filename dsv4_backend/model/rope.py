@@ -35,16 +35,16 @@ def frequencies(spec: RopeSpec, rope_dim: int) -> Tensor:
 
 def rotation(spec_frequencies: Tensor, positions: Tensor) -> Rotation:
     """Return cos and sin of position times frequency. Shapes: spec_frequencies [R/2]; positions [T]."""
-    return rotations(spec_frequencies[None], positions)[0]
+    return rotations(spec_frequencies[None, None], positions)[0]
 
 
 def rotations(frequencies_of: Tensor, positions: Tensor) -> list[Rotation]:
-    """As `rotation`, for several layer families at once. Shapes: frequencies_of [F, R/2]; positions [T].
+    """As `rotation`, for several layer families at once. Shapes: frequencies_of [F, 1, R/2]; positions [T].
 
     Rule: the angle is a fp32 product, as in training; its cosine is rounded once, from fp64, so that the bits do not
           depend on how many positions are computed together.
     """
-    angles = (positions.to(torch.float32)[:, None] * frequencies_of[:, None]).to(torch.float64)  # [F, T, R/2]
+    angles = (positions.to(torch.float32)[:, None] * frequencies_of).to(torch.float64)  # [F, T, R/2]
     cos, sin = angles.cos().to(torch.float32), angles.sin().to(torch.float32)
     return [Rotation(*each) for each in zip(cos.unbind(), sin.unbind(), strict=True)]
 

@@ -25,7 +25,7 @@ class SharedSteps:
         ropes = tuple(dict.fromkeys(rope for _, rope in roles))
         self._roles = tuple((kind, ropes.index(rope)) for kind, rope in roles)
         self._role_of = tuple(roles.index((spec.kind, spec.rope)) for spec in layers)
-        self._frequencies = torch.stack([frequencies(rope, config.rope_dim) for rope in ropes])  # [F, R/2]
+        self._frequencies = torch.stack([frequencies(rope, config.rope_dim)[None] for rope in ropes])  # [F, 1, R/2]
         self._no_blocks = rotations(self._frequencies, torch.zeros(0))[0]
         self._select = TopEntries(ops, config.index_topk)
         self._compiled = layers_of(ops)

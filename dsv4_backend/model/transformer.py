@@ -57,6 +57,10 @@ class Computed:
     streams: Tensor
     taps: Tensor | None
 
+    def at(self, tokens: Tensor) -> Tensor:
+        """The streams of some tokens, in ascending order; where that is all of them nothing is copied."""
+        return self.streams if tokens.shape[0] == self.streams.shape[0] else self.streams[tokens]
+
 
 class Transformer:
     """The backbone on one rank. It keeps no state between steps; the caches belong to the caller."""
@@ -82,7 +86,7 @@ class Transformer:
 
         Shapes: returns [L, V] fp32, in the order of inputs.logit_tokens.
         """
-        return self.logits(self.run(inputs, cache, selector=selector).streams[inputs.logit_tokens])
+        return self.logits(self.run(inputs, cache, selector=selector).at(inputs.logit_tokens))
 
     @torch.inference_mode()
     def run(

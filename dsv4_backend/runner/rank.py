@@ -149,7 +149,7 @@ class Rank:
             return StepResult(step=plan.step, rows=(), damaged=damaged)
         inputs = self._inputs.build(plan)
         computed = self._model.run(inputs, self._cache, self._draft_model.tapped if self._draft_model else ())
-        logits = self._model.logits(computed.streams[inputs.logit_tokens])
+        logits = self._model.logits(computed.at(inputs.logit_tokens))
         chosen = self._choose(plan, logits, inputs.logit_spans)
         drafts = self._propose(plan, chosen, computed)
         rows = (

@@ -134,8 +134,12 @@ class CpuLayers:
             raise ShapeError(f"streams are {streams.dtype} {list(streams.shape)} but must be float32 {list(shape)}.")
         out = torch.empty_like(streams)
         failed = self._library.dsv4_layer(
-            *(ctypes.byref(layer.fields), ctypes.byref(memory.fields), ctypes.byref(step.fields)),
-            *(streams.data_ptr(), out.data_ptr(), torch.get_num_threads()),
+            ctypes.byref(layer.fields),
+            ctypes.byref(memory.fields),
+            ctypes.byref(step.fields),
+            streams.data_ptr(),
+            out.data_ptr(),
+            torch.get_num_threads(),
         )
         if failed:
             raise ShapeError(FAILURES[failed])
