@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from dsv4_backend.config import ModelConfig
-from dsv4_backend.model.attention import AttentionStep
 from dsv4_backend.model.draft_weights import DsparkWeights, MtpWeights
-from dsv4_backend.model.rope import rotation
+from dsv4_backend.model.shared import SharedSteps
 from dsv4_backend.model.step import StepCache, StepInputs
 from dsv4_backend.model.transformer import Layer, Transformer
 from dsv4_backend.model.weights import LayerWeights
@@ -112,27 +111,20 @@ class _Stages:
 
     def __init__(self, model: Transformer, weights: tuple[LayerWeights, ...]) -> None:
         config = _extended(model.config)
-        self._model = model
+        self._steps = SharedSteps(config, config.layers[model.config.num_layers :], model.ops)
         self._layers = tuple(
             Layer(config, model.config.num_layers + stage, layer, model.ops, model.rounding)
             for stage, layer in enumerate(weights)
         )
 
     def run(self, streams: Tensor, inputs: StepInputs, cache: StepCache) -> Tensor:
-        step = self._step(inputs, cache)
-        for layer in self._layers:
+        for layer, step in zip(self._layers, self._steps(inputs, cache), strict=True):
             streams = layer(streams, step)
         return streams
 
     def keep(self, features: Tensor, inputs: StepInputs, cache: StepCache) -> None:
-        step = self._step(inputs, cache)
-        for layer in self._layers:
+        for layer, step in zip(self._layers, self._steps(inputs, cache), strict=True):
             layer.attention.keep(features, step)
-
-    def _step(self, inputs: StepInputs, cache: StepCache) -> AttentionStep:
-        spec = self._model.config.draft.layer
-        at = rotation(self._model.frequencies[spec.rope], inputs.positions)
-        return self._model.step(spec, inputs, cache, at)
 
 
 def _extended(config: ModelConfig) -> ModelConfig:

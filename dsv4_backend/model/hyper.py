@@ -29,7 +29,7 @@ class HyperConnection:
 
     def spread(self, hidden: Tensor) -> Tensor:
         """Start all streams as copies of the embedding. Shapes: hidden [T, d]; returns [T, N, d]."""
-        return hidden[:, None, :].expand(-1, self.num_streams, -1).contiguous()
+        return hidden.unsqueeze(1).expand(-1, self.num_streams, -1).contiguous()
 
     def entry(self, weights: HyperWeights, norm: Tensor) -> EnterSpec:
         """Return how a sublayer with this norm reads the streams. Shapes: norm [d]."""

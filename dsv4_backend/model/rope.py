@@ -22,10 +22,6 @@ class Rotation:
     cos: Tensor
     sin: Tensor
 
-    def empty(self) -> Rotation:
-        """The angles of no position."""
-        return Rotation(self.cos[:0], self.sin[:0])
-
 
 def frequencies(spec: RopeSpec, rope_dim: int) -> Tensor:
     """Return the angle per position of each channel pair. Shapes: [rope_dim / 2] fp32."""
@@ -38,13 +34,19 @@ def frequencies(spec: RopeSpec, rope_dim: int) -> Tensor:
 
 
 def rotation(spec_frequencies: Tensor, positions: Tensor) -> Rotation:
-    """Return cos and sin of position times frequency.
+    """Return cos and sin of position times frequency. Shapes: spec_frequencies [R/2]; positions [T]."""
+    return rotations(spec_frequencies[None, None], positions)[0]
+
+
+def rotations(frequencies_of: Tensor, positions: Tensor) -> list[Rotation]:
+    """As `rotation`, for several layer families at once. Shapes: frequencies_of [F, 1, R/2]; positions [T].
 
     Rule: the angle is a fp32 product, as in training; its cosine is rounded once, from fp64, so that the bits do not
           depend on how many positions are computed together.
     """
-    angles = (positions.to(torch.float32)[:, None] * spec_frequencies).to(torch.float64)  # [T, R/2]
-    return Rotation(angles.cos().to(torch.float32), angles.sin().to(torch.float32))
+    angles = (positions.to(torch.float32)[:, None] * frequencies_of).to(torch.float64)  # [F, T, R/2]
+    cos, sin = angles.cos().to(torch.float32), angles.sin().to(torch.float32)
+    return [Rotation(*each) for each in zip(cos.unbind(), sin.unbind(), strict=True)]
 
 
 def rotate(ops: OpTable, x: Tensor, at: Rotation, *, inverse: bool = False) -> Tensor:

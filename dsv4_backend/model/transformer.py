@@ -9,20 +9,18 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from dsv4_kernels.cpu.layers import Described
 from dsv4_kernels.ops import OpTable
-from dsv4_kernels.steps import LayerStep
 from dsv4_kernels.sublayers import layers_of
 from torch import Tensor
 
-from dsv4_backend.config import LayerKind, LayerSpec, ModelConfig, Numerics, RopeSpec
+from dsv4_backend.config import ModelConfig, Numerics
 from dsv4_backend.model.attention import Attention, AttentionStep
 from dsv4_backend.model.hyper import HyperConnection
-from dsv4_backend.model.indexer import EntrySelector, TopEntries
+from dsv4_backend.model.indexer import EntrySelector
 from dsv4_backend.model.moe import MixtureOfExperts
 from dsv4_backend.model.numerics import Rounding
-from dsv4_backend.model.rope import Rotation, frequencies, rotation
-from dsv4_backend.model.step import FoldInputs, PoolInputs, StepCache, StepInputs
+from dsv4_backend.model.shared import SharedSteps
+from dsv4_backend.model.step import StepCache, StepInputs
 from dsv4_backend.model.weights import LayerWeights, ModelWeights, WeightSource, load_weights
 from dsv4_backend.model.whole import WholeLayer
 
@@ -59,6 +57,10 @@ class Computed:
     streams: Tensor
     taps: Tensor | None
 
+    def at(self, tokens: Tensor) -> Tensor:
+        """The streams of some tokens, in ascending order; where that is all of them nothing is copied."""
+        return self.streams if tokens.shape[0] == self.streams.shape[0] else self.streams[tokens]
+
 
 class Transformer:
     """The backbone on one rank. It keeps no state between steps; the caches belong to the caller."""
@@ -72,23 +74,19 @@ class Transformer:
         self.layers = tuple(
             Layer(config, layer_id, layer, ops, self.rounding) for layer_id, layer in enumerate(weights.layers)
         )
-        self.compiled = layers_of(ops)
-        self.select = TopEntries(ops, config.index_topk)
-        self.ropes = tuple(dict.fromkeys(spec.rope for spec in config.layers))
-        self.frequencies = {rope: frequencies(rope, config.rope_dim) for rope in (*self.ropes, config.draft.layer.rope)}
+        self.steps = SharedSteps(config, config.layers, ops)
 
     @classmethod
     def load(cls, config: ModelConfig, source: WeightSource, ops: OpTable, numerics: Numerics) -> Transformer:
         """Build the model from a checkpoint. Raises: CheckpointError for a tensor that the source lacks."""
         return cls(config, load_weights(config, source), ops, numerics)
 
-    @torch.inference_mode()
     def forward(self, inputs: StepInputs, cache: StepCache, selector: EntrySelector | None = None) -> Tensor:
         """Compute one step and return the wanted logits; the caches then hold the step's tokens.
 
         Shapes: returns [L, V] fp32, in the order of inputs.logit_tokens.
         """
-        return self.logits(self.run(inputs, cache, selector=selector).streams[inputs.logit_tokens])
+        return self.logits(self.run(inputs, cache, selector=selector).at(inputs.logit_tokens))
 
     @torch.inference_mode()
     def run(
@@ -100,36 +98,12 @@ class Transformer:
     ) -> Computed:
         """Compute one step up to the last layer; `tapped` are layers whose streams a draft model reads."""
         streams = self.hyper.spread(self.weights.embed[inputs.token_ids])  # [T, N, d]
-        steps: dict[tuple[LayerKind, RopeSpec], AttentionStep] = {}
-        angles = {rope: rotation(self.frequencies[rope], inputs.positions) for rope in self.ropes}
         taps: dict[int, Tensor] = {}
-        for layer_id, layer in enumerate(self.layers):
-            role = layer.spec.kind, layer.spec.rope
-            if role not in steps:
-                steps[role] = self.step(layer.spec, inputs, cache, angles[layer.spec.rope], selector)
-            streams = layer(streams, steps[role])
+        for layer_id, step in enumerate(self.steps(inputs, cache, selector)):
+            streams = self.layers[layer_id](streams, step)
             if layer_id in tapped:
                 taps[layer_id] = streams.mean(1)
         return Computed(streams, torch.cat([taps[layer_id] for layer_id in tapped], 1) if tapped else None)
-
-    def step(
-        self,
-        spec: LayerSpec,
-        inputs: StepInputs,
-        cache: StepCache,
-        at_tokens: Rotation,
-        selector: EntrySelector | None = None,
-    ) -> AttentionStep:
-        """Compute once what all layers with the same roles share."""
-        blocks = {LayerKind.WINDOW: None, LayerKind.CSA: inputs.csa, LayerKind.HCA: inputs.hca}[spec.kind]
-        at_blocks: Rotation | None = None
-        if blocks is not None:
-            closes = blocks.positions.shape[0] > 0
-            at_blocks = rotation(self.frequencies[spec.rope], blocks.positions) if closes else at_tokens.empty()
-        whole: Described | None = None
-        if self.compiled is not None and selector is None:
-            whole = self.compiled.step(_layer_step(inputs, blocks, at_tokens, at_blocks))
-        return AttentionStep(inputs, cache, selector or self.select, at_tokens, at_blocks, blocks, whole)
 
     @torch.inference_mode()
     def logits(self, streams: Tensor) -> Tensor:
@@ -138,10 +112,3 @@ class Transformer:
         return self.rounding.linear(
             self.ops.rms_norm(hidden, self.weights.norm, self.config.norm_eps), self.weights.head
         )
-
-
-def _layer_step(
-    inputs: StepInputs, blocks: PoolInputs | FoldInputs | None, at: Rotation, close: Rotation | None
-) -> LayerStep:
-    angles = {} if close is None else {"block_cos": close.cos, "block_sin": close.sin}
-    return LayerStep(inputs=inputs, blocks=blocks, cos=at.cos, sin=at.sin, **angles)

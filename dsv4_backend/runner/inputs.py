@@ -6,8 +6,8 @@ Letters: S sequences, T tokens, B closing blocks, C entries.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -19,39 +19,49 @@ from dsv4_backend.config.model import PAGE_TOKENS
 from dsv4_backend.kv.layout import CacheLayout
 from dsv4_backend.model.step import EntryTable, FoldInputs, PoolInputs, StepInputs
 from dsv4_backend.records import StepPlan
-from dsv4_backend.runner.folding import Folding
+from dsv4_backend.runner.folding import Closing, Folding
 from dsv4_backend.runner.pages import PageTables, Rows
 
-NONE = np.zeros(0, np.int64)
 NO_IDS = torch.zeros(0, dtype=torch.int64)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Spans:
-    """The plan's rows as arrays: row s computes positions [starts, ends), its tokens begin at first_tokens.
+    """The plan's rows: row s computes positions [starts, ends), its tokens begin at first_tokens.
 
-    Shapes: lines, states, starts, written, ends, first_tokens [S]; owners (the row of each token) and positions [T].
-    Rule:   positions [0, written) were written before, of which those from `starts` on are taken back.
+    Shapes: lines, states, starts, written, ends, first_tokens, shifts are lists [S]; the arrays are [T].
+    Rule:   positions [0, written) were written before, of which those from `starts` on are taken back. A position of
+            row s is token position - shifts[s], the longest row has `longest` tokens. Of each token: its number, row,
+            position and its row's state.
     """
 
-    lines: Rows
-    states: Rows
-    starts: Rows
-    written: Rows
-    ends: Rows
-    first_tokens: Rows
+    lines: list[int]
+    states: list[int]
+    starts: list[int]
+    written: list[int]
+    ends: list[int]
+    first_tokens: list[int]
+    shifts: list[int]
+    longest: int
+    tokens: Rows
     owners: Rows
     positions: Rows
+    token_states: Rows
+
+    def of_tokens(self, values: list[int]) -> Rows:
+        """What each token's row has in a list [S]. Shapes: [T]."""
+        found: Rows = np.array(values, np.int64)[self.owners]
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entries:
     """The CSA part of StepInputs."""
 
-    tables: tuple[EntryTable, ...]
-    csa_rows: Rows
-    first_entries: Rows
-    num_visible: Rows
+    tables: tuple[EntryTable, ...] = ()
+    csa_rows: Tensor = NO_IDS
+    first_entries: Tensor = NO_IDS
+    num_visible: Tensor = NO_IDS
 
 
 class InputBuilder:
@@ -62,6 +72,8 @@ class InputBuilder:
         self.tables = PageTables()
         self.csa_ratio = _ratio(config, LayerKind.CSA)
         self.hca_ratio = _ratio(config, LayerKind.HCA)
+        self._behind = np.arange(1 - layout.window_tokens, 1)  # a window, from the position that it ends with
+        self._no_sources = torch.zeros((0, 2 * self.csa_ratio), dtype=torch.int64)
 
     def build(self, plan: StepPlan) -> StepInputs:
         """Apply the plan's starts, grants and ends, and return the inputs of its rows (at least one)."""
@@ -71,16 +83,16 @@ class InputBuilder:
         ring_tokens, ring_rows = _kept(spans, self.layout.window.ring_rows)
         entries = self._entries(spans)
         return StepInputs(
-            token_ids=torch.tensor([token for row in plan.rows for token in row.token_ids], dtype=torch.int64),
+            token_ids=_ids([token for row in plan.rows for token in row.token_ids]),
             positions=torch.from_numpy(spans.positions),
             window_rows=self._window_rows(spans),
             ring_tokens=ring_tokens,
             ring_rows=ring_rows,
             csa=self._pools(spans, self.csa_ratio) if self.csa_ratio else None,
             csa_tables=entries.tables,
-            csa_rows=torch.from_numpy(entries.csa_rows),
-            first_entries=torch.from_numpy(entries.first_entries),
-            num_visible=torch.from_numpy(entries.num_visible),
+            csa_rows=entries.csa_rows,
+            first_entries=entries.first_entries,
+            num_visible=entries.num_visible,
             hca=self._folds(spans, self.hca_ratio) if self.hca_ratio else None,
             hca_rows=self._hca_rows(spans),
             logit_tokens=logit_tokens,
@@ -88,121 +100,131 @@ class InputBuilder:
         )
 
     def _spans(self, plan: StepPlan) -> _Spans:
-        lengths = np.array([len(row.token_ids) for row in plan.rows], np.int64)
-        starts = np.array([row.start for row in plan.rows], np.int64)
-        owners, offsets = _runs(lengths)
         lines = self.tables.lines([row.sequence_id for row in plan.rows])
+        states = self.tables.states(lines)
+        starts = [row.start for row in plan.rows]
+        lengths = [len(row.token_ids) for row in plan.rows]
+        bounds = [0, *accumulate(lengths)]
+        shifts = [start - first for start, first in zip(starts, bounds, strict=False)]
+        tokens, owners = np.arange(bounds[-1]), np.repeat(np.arange(len(lengths)), lengths)
         return _Spans(
             lines=lines,
-            states=self.tables.states(lines),
+            states=states,
             starts=starts,
-            written=np.maximum(starts, [row.num_written for row in plan.rows]),
-            ends=starts + lengths,
-            first_tokens=np.cumsum(lengths) - lengths,
+            written=[max(row.start, row.num_written) for row in plan.rows],
+            ends=[start + length for start, length in zip(starts, lengths, strict=True)],
+            first_tokens=bounds[:-1],
+            shifts=shifts,
+            longest=max(lengths),
+            tokens=tokens,
             owners=owners,
-            positions=starts[owners] + offsets,
+            positions=tokens + np.array(shifts, np.int64)[owners],
+            token_states=np.array(states, np.int64)[owners],
         )
 
     def _window_rows(self, spans: _Spans) -> Tensor:
         """Rows of the window of each token, oldest first, the token itself last; -1 before position 0."""
-        seen = spans.positions[:, None] + np.arange(1 - self.layout.window_tokens, 1)  # positions [T, W]
-        starts = spans.starts[spans.owners, None]
+        seen = spans.positions[:, None] + self._behind  # positions [T, W]
         size = self.layout.window.ring_rows
-        old = spans.states[spans.owners, None] * size + seen % size
-        new = -2 - (spans.first_tokens[spans.owners, None] + seen - starts)
-        return torch.from_numpy(np.where(seen >= starts, new, np.where(seen >= 0, old, -1)))
+        old = spans.token_states[:, None] * size + seen % size
+        new = (spans.of_tokens(spans.shifts) - 2)[:, None] - seen
+        in_step = seen >= spans.of_tokens(spans.starts)[:, None]
+        return torch.from_numpy(np.where(in_step, new, np.where(seen >= 0, old, -1)))
 
     def _pools(self, spans: _Spans, ratio: int) -> PoolInputs:
         """CSA blocks that close in this step: their sources, and what the rings keep for later blocks."""
         size = self.layout.rings[0].ring_rows
-        owners, blocks = _closing(spans, ratio)
+        closing = _closing(spans, ratio)
+        source_tokens, source_rows = self._sources(spans, closing, ratio, size)
         ring_tokens, ring_rows = _kept(spans, size)
-        phases = torch.from_numpy(spans.positions % ratio)
-        if not len(blocks):
-            return PoolInputs(
-                phases=phases,
-                positions=NO_IDS,
-                entry_rows=NO_IDS,
-                source_tokens=NO_IDS.view(0, 2 * ratio),
-                source_rows=NO_IDS.view(0, 2 * ratio),
-                ring_tokens=ring_tokens,
-                ring_rows=ring_rows,
-            )
-        sources = blocks[:, None] * ratio + np.arange(-ratio, ratio)  # positions [B, 2 * ratio]
-        in_step = sources >= spans.starts[owners, None]
-        source_tokens = sources + (spans.first_tokens - spans.starts)[owners, None]
-        source_rows = spans.states[owners, None] * size + sources % size
         return PoolInputs(
-            phases=phases,
-            positions=torch.from_numpy(blocks * ratio),
-            entry_rows=torch.from_numpy(self._entry_rows(spans.lines[owners], blocks, ratio)),
-            source_tokens=torch.from_numpy(np.where(in_step, source_tokens, -1)),
-            source_rows=torch.from_numpy(np.where((sources >= 0) & ~in_step, source_rows, -1)),
+            phases=torch.from_numpy(spans.positions % ratio),
+            positions=_ids([block * ratio for _, block in closing]),
+            entry_rows=self._entry_rows(spans, closing, ratio),
+            source_tokens=source_tokens,
+            source_rows=source_rows,
             ring_tokens=ring_tokens,
             ring_rows=ring_rows,
         )
+
+    def _sources(self, spans: _Spans, closing: Closing, ratio: int, size: int) -> tuple[Tensor, Tensor]:
+        """Tokens and ring rows that closing CSA blocks are pooled from, -1 where it is the other, or neither."""
+        if not closing:
+            return self._no_sources, self._no_sources
+        owners, blocks = np.array(closing, np.int64).T
+        starts, shifts, states = (np.array(each)[owners, None] for each in (spans.starts, spans.shifts, spans.states))
+        sources = blocks[:, None] * ratio + np.arange(-ratio, ratio)  # positions [B, 2 * ratio]
+        in_step = sources >= starts
+        tokens = np.where(in_step, sources - shifts, -1)
+        rows = np.where((sources >= 0) & ~in_step, states * size + sources % size, -1)
+        return torch.from_numpy(tokens), torch.from_numpy(rows)
 
     def _folds(self, spans: _Spans, ratio: int) -> FoldInputs:
         """HCA blocks that close in this step, what is folded of open ones, and the raw rows that may be taken back."""
-        owners, blocks = _closing(spans, ratio)
-        folding = Folding(spans.starts, spans.written, spans.ends, ratio, self.layout.max_drafts)
-        runs = folding.runs(owners, blocks)
-        positions = np.concatenate([run.positions() for run in runs]) if runs else np.zeros(0, np.int64)
-        rows = np.repeat([run.row for run in runs], [run.length for run in runs]).astype(np.int64)
-        in_step = positions >= spans.starts[rows]
-        size = self.layout.max_drafts
-        raw_rows = spans.states[rows[~in_step]] * size + positions[~in_step] % max(1, size)
-        sources = positions + (spans.first_tokens - spans.starts)[rows]
-        sources[~in_step] = len(spans.positions) + np.arange(len(raw_rows))
-        states = [int(spans.states[run.row]) for run in runs]
+        closing, size = _closing(spans, ratio), self.layout.max_drafts
+        runs = Folding(spans.starts, spans.written, spans.ends, ratio, size).runs(closing)
+        sources: list[int] = []
+        raw_rows: list[int] = []
+        offsets = [0]
+        for run in runs:
+            state, shift = spans.states[run.row], spans.shifts[run.row]
+            cut = min(max(run.first, spans.starts[run.row]), run.end)  # positions from here on are of this step
+            first_raw = len(spans.tokens) + len(raw_rows)
+            raw_rows += [state * size + position % size for position in range(run.first, cut)]
+            sources += [*range(first_raw, first_raw + cut - run.first), *range(cut - shift, run.end - shift)]
+            offsets.append(len(sources))
         ring_tokens, ring_rows = _kept(spans, size)
         return FoldInputs(
             phases=torch.from_numpy(spans.positions % ratio),
-            positions=torch.from_numpy(blocks * ratio),
-            entry_rows=torch.from_numpy(self._entry_rows(spans.lines[owners], blocks, ratio)),
+            positions=_ids([block * ratio for _, block in closing]),
+            entry_rows=self._entry_rows(spans, closing, ratio),
             runs=FoldRuns(
-                begins=_ids(state if run.goes_on else -1 for run, state in zip(runs, states, strict=True)),
-                offsets=torch.from_numpy(np.cumsum([0, *(run.length for run in runs)])),
-                sources=torch.from_numpy(sources),
-                ends=_ids(-1 if run.closes else state for run, state in zip(runs, states, strict=True)),
+                begins=_ids([spans.states[run.row] if run.goes_on else -1 for run in runs]),
+                offsets=_ids(offsets),
+                sources=_ids(sources),
+                ends=_ids([-1 if run.closes else spans.states[run.row] for run in runs]),
             ),
-            raw_rows=torch.from_numpy(raw_rows),
+            raw_rows=_ids(raw_rows),
             ring_tokens=ring_tokens,
             ring_rows=ring_rows,
         )
 
-    def _entry_rows(self, lines: Rows, entries: Rows, ratio: int) -> Rows:
-        return self.tables.entry_rows(lines, entries, PAGE_TOKENS // ratio)
+    def _entry_rows(self, spans: _Spans, closing: Closing, ratio: int) -> Tensor:
+        """Where the entries of closing blocks go. Shapes: [B]."""
+        if not closing:
+            return NO_IDS
+        owners, blocks = np.array(closing, np.int64).T
+        return torch.from_numpy(self.tables.entry_rows(np.array(spans.lines)[owners], blocks, PAGE_TOKENS // ratio))
 
     def _entries(self, spans: _Spans) -> _Entries:
         """The CSA entries of the step's sequences, one sequence after the other."""
         if not self.csa_ratio:
-            return _Entries(tables=(), csa_rows=NONE, first_entries=NONE, num_visible=NONE)
-        counts = spans.ends // self.csa_ratio  # [S]
-        owners, entries = _runs(counts)
-        lines = spans.lines[owners]
-        rows = self._entry_rows(lines, entries, self.csa_ratio)
-        last_tokens = spans.first_tokens + spans.ends - spans.starts
-        bounds = zip(spans.first_tokens.tolist(), last_tokens.tolist(), strict=True)
-        all_rows = torch.from_numpy(rows)
-        parts = torch.split(all_rows, counts.tolist()) if len(counts) > 1 else (all_rows,)
+            return _Entries()
+        counts = [end // self.csa_ratio for end in spans.ends]
+        bounds = [0, *accumulate(counts)]
+        parts = [
+            self.tables.first_rows([line], count, PAGE_TOKENS // self.csa_ratio)[0]
+            for line, count in zip(spans.lines, counts, strict=True)
+        ]
+        tables = tuple(
+            EntryTable(tokens=slice(first, end - shift), index_rows=torch.from_numpy(part))
+            for first, end, shift, part in zip(spans.first_tokens, spans.ends, spans.shifts, parts, strict=True)
+        )
         return _Entries(
-            tables=tuple(
-                EntryTable(tokens=slice(*tokens), index_rows=part) for tokens, part in zip(bounds, parts, strict=True)
-            ),
-            csa_rows=rows,
-            first_entries=(np.cumsum(counts) - counts)[spans.owners],
-            num_visible=(spans.positions + 1) // self.csa_ratio,
+            tables=tables,
+            csa_rows=torch.from_numpy(np.concatenate(parts)) if len(parts) > 1 else tables[0].index_rows,
+            first_entries=torch.from_numpy(spans.of_tokens(bounds[:-1])),
+            num_visible=torch.from_numpy((spans.positions + 1) // self.csa_ratio),
         )
 
     def _hca_rows(self, spans: _Spans) -> Tensor:
         """Rows of every visible HCA entry of each token; shorter sequences are filled with -1. Shapes: [T, C]."""
-        if not self.hca_ratio:
-            return torch.empty((len(spans.positions), 0), dtype=torch.int64)
-        entries = np.arange(int(spans.ends.max()) // self.hca_ratio)
-        rows = self._entry_rows(spans.lines[:, None], entries, self.hca_ratio)  # [S, C]
+        count = max(spans.ends) // self.hca_ratio if self.hca_ratio else 0
+        if not count:
+            return torch.empty((len(spans.tokens), 0), dtype=torch.int64)
+        rows = self.tables.first_rows(spans.lines, count, PAGE_TOKENS // self.hca_ratio)  # [S, C]
         visible = (spans.positions + 1) // self.hca_ratio  # [T]
-        return torch.from_numpy(np.where(entries < visible[:, None], rows[spans.owners], -1))
+        return torch.from_numpy(np.where(np.arange(count) < visible[:, None], rows[spans.owners], -1))
 
 
 def _ratio(config: ModelConfig, kind: LayerKind) -> int:
@@ -210,35 +232,28 @@ def _ratio(config: ModelConfig, kind: LayerKind) -> int:
     return next((layer.ratio for layer in config.layers if layer.kind is kind), 0)
 
 
-def _closing(spans: _Spans, ratio: int) -> tuple[Rows, Rows]:
-    """Blocks that close in this step, one sequence after the other: the plan row and the number of each."""
-    counts = spans.ends // ratio - spans.starts // ratio
-    if not counts.any():
-        return NONE, NONE
-    owners, offsets = _runs(counts)
-    return owners, spans.starts[owners] // ratio + offsets
+def _closing(spans: _Spans, ratio: int) -> Closing:
+    """Blocks that close in this step, one sequence after the other."""
+    return [
+        (row, block)
+        for row, (start, end) in enumerate(zip(spans.starts, spans.ends, strict=True))
+        for block in range(start // ratio, end // ratio)
+    ]
 
 
 def _kept(spans: _Spans, size: int) -> tuple[Tensor, Tensor]:
     """Tokens of this step that a ring of `size` rows per state keeps, and their rows."""
     if not size:
         return NO_IDS, NO_IDS
-    tokens = np.flatnonzero(spans.positions >= spans.ends[spans.owners] - size)
-    rows = spans.states[spans.owners[tokens]] * size + spans.positions[tokens] % size
+    tokens = spans.tokens
+    if spans.longest > size:
+        tokens = np.flatnonzero(spans.positions >= spans.of_tokens(spans.ends) - size)
+    rows = spans.token_states[tokens] * size + spans.positions[tokens] % size
     return torch.from_numpy(tokens), torch.from_numpy(rows)
 
 
-def _ids(values: Iterable[int]) -> Tensor:
-    return torch.tensor(list(values), dtype=torch.int64)
-
-
-def _runs(counts: Rows) -> tuple[Rows, Rows]:
-    """Lay `counts[s]` items of each s in a row: the s of every item, and its number within its s."""
-    if len(counts) == 1:  # one sequence: the step of a chat
-        items = np.arange(int(counts[0]))
-        return np.zeros_like(items), items
-    owners = np.repeat(np.arange(len(counts)), counts)
-    return owners, np.arange(len(owners)) - (np.cumsum(counts) - counts)[owners]
+def _ids(values: list[int]) -> Tensor:
+    return torch.from_numpy(np.array(values, np.int64)) if values else NO_IDS
 
 
 def _logits(plan: StepPlan, spans: _Spans) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
@@ -249,11 +264,11 @@ def _logits(plan: StepPlan, spans: _Spans) -> tuple[Tensor, tuple[tuple[int, int
     """
     tokens: list[int] = []
     shares = []
-    for row, first in zip(plan.rows, spans.first_tokens.tolist(), strict=True):
+    for row, first in zip(plan.rows, spans.first_tokens, strict=True):
         begin, last = len(tokens), first + len(row.token_ids)
         if row.wants_prompt_logprobs:
             tokens.extend(range(first, last))
         elif row.is_sampled:
             tokens.extend(range(last - 1 - row.num_drafts, last))
         shares.append((begin, len(tokens)))
-    return torch.tensor(tokens, dtype=torch.int64), tuple(shares)
+    return _ids(tokens), tuple(shares)

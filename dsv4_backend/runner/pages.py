@@ -40,19 +40,25 @@ class PageTables:
             for grant in row.grants:
                 self._grant(self._lines[row.sequence_id], grant)
 
-    def lines(self, sequence_ids: list[int]) -> Rows:
+    def lines(self, sequence_ids: list[int]) -> list[int]:
         """Return the lines of started sequences."""
-        return np.array([self._lines[sequence_id] for sequence_id in sequence_ids], np.int64)
+        return [self._lines[sequence_id] for sequence_id in sequence_ids]
 
     def entry_rows(self, lines: Rows, entries: Rows, rows_per_page: int) -> Rows:
-        """Return the cache rows of entries by number. Shapes: lines and entries broadcast against each other."""
+        """Return the cache rows of entries by number. Shapes: lines and entries [B]."""
         pages = self._pages[BLOCK][lines, entries // rows_per_page]
         rows: Rows = pages * rows_per_page + entries % rows_per_page
         return rows
 
-    def states(self, lines: Rows) -> Rows:
+    def first_rows(self, lines: list[int], count: int, rows_per_page: int) -> Rows:
+        """Return the cache rows of the first `count` entries of each line. Shapes: [len(lines), count]."""
+        pages = self._pages[BLOCK][lines, : -(-count // rows_per_page)]
+        rows: Rows = pages[:, :, None] * rows_per_page + np.arange(rows_per_page)
+        return rows.reshape(len(lines), -1)[:, :count]
+
+    def states(self, lines: list[int]) -> list[int]:
         """Return the state of each line."""
-        states: Rows = self._pages[STATE][lines, 0]
+        states: list[int] = self._pages[STATE][lines, 0].tolist()
         return states
 
     def _forget(self, sequence_id: int) -> None:

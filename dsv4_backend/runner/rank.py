@@ -149,7 +149,7 @@ class Rank:
             return StepResult(step=plan.step, rows=(), damaged=damaged, compiling=self._compiling())
         inputs = self._inputs.build(plan)
         computed = self._model.run(inputs, self._cache, self._draft_model.tapped if self._draft_model else ())
-        logits = self._model.logits(computed.streams[inputs.logit_tokens])
+        logits = self._model.logits(computed.at(inputs.logit_tokens))
         chosen = self._choose(plan, logits, inputs.logit_spans)
         drafts = self._propose(plan, chosen, computed)
         rows = (
@@ -231,7 +231,7 @@ class Rank:
     def _draft_row(self, row: PlanRow, state: _SequenceState, first_token: int, end: int) -> DraftRow:
         return DraftRow(
             sequence_id=row.sequence_id,
-            state=int(self._inputs.tables.states(self._inputs.tables.lines([row.sequence_id]))[0]),
+            state=self._inputs.tables.states(self._inputs.tables.lines([row.sequence_id]))[0],
             first_token=first_token,
             start=row.start,
             next_ids=state.token_ids[row.start + 1 : end + 1],

@@ -15,6 +15,7 @@ from transformers import DeepseekV4ForCausalLM
 
 from dsv4_backend.config import LayerKind, ModelConfig, Numerics
 from dsv4_backend.model import StepInputs, Transformer
+from dsv4_backend.model.indexer import TopEntries
 
 REAL_HEADS: dict[str, Any] = {
     "hidden_size": 128,
@@ -128,12 +129,13 @@ class RecordedEntries:
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
+        self.select = TopEntries(model.ops, model.config.index_topk)
         self.chosen = torch.empty(0)
 
     def __call__(
         self, layer_id: int, query: Tensor, head_weights: Tensor, keys: CacheRows, inputs: StepInputs
     ) -> Tensor:
-        self.chosen = self.model.select(layer_id, query, head_weights, keys, inputs)
+        self.chosen = self.select(layer_id, query, head_weights, keys, inputs)
         return self.chosen
 
 

@@ -101,7 +101,7 @@ class Talk:
             computed = self.model.run(builder.build(plan), cache, self.drafts.tapped)
             told = DraftRow(
                 sequence_id=0,
-                state=int(builder.tables.states(builder.tables.lines([0]))[0]),
+                state=builder.tables.states(builder.tables.lines([0]))[0],
                 first_token=0,
                 start=done,
                 next_ids=self.tokens[done + 1 : done + count + 1],

@@ -11,7 +11,7 @@ from transformers import DeepseekV4Config
 from transformers.models.deepseek_v4.modeling_deepseek_v4 import DeepseekV4RotaryEmbedding
 
 from dsv4_backend.config import RopeSpec, YarnSpec
-from dsv4_backend.model.rope import frequencies, rotation
+from dsv4_backend.model.rope import frequencies, rotation, rotations
 
 ROPE_DIM = 64
 PLAIN = RopeSpec(theta=10_000.0)
@@ -65,3 +65,12 @@ def test_the_ramp_of_a_short_original_context_stays_within_the_channels() -> Non
     table = frequencies(spec, ROPE_DIM)
     assert math.isclose(float(table[0]), 1.0, rel_tol=1e-6)
     assert bool((table > 0).all())
+
+
+def test_families_that_are_rotated_together_have_the_bits_of_each_alone() -> None:
+    tables = [frequencies(spec, ROPE_DIM) for spec in (PLAIN, COMPRESSED)]
+    positions = torch.tensor([0, 7, 65_537, LAST_POSITION])
+    together = rotations(torch.stack([table[None] for table in tables]), positions)
+    for at, table in zip(together, tables, strict=True):
+        alone = rotation(table, positions)
+        assert torch.equal(at.cos, alone.cos) and torch.equal(at.sin, alone.sin)

@@ -16,6 +16,7 @@ from dsv4_backend.config import CacheFormat, Numerics, parse_model_config
 from dsv4_backend.kv.layout import KINDS, make_layout
 from dsv4_backend.kv.manager import CacheManager, CacheRules
 from dsv4_backend.model import FoldInputs, PoolInputs, StepInputs, Transformer
+from dsv4_backend.model.transformer import Computed
 from dsv4_backend.records import PageCopy, PageGrant, PlanRow, SamplingParams, SequenceStart, StepPlan, Tier
 from dsv4_backend.runner.cache import RankCache
 from dsv4_backend.runner.inputs import InputBuilder
@@ -205,6 +206,13 @@ def test_rows_that_want_prompt_logprobs_give_every_logit() -> None:
     inputs = Rig().build([(1, 3), (2, 2)], wants_prompt_logprobs=True, is_sampled=False)
     assert inputs.logit_tokens.tolist() == [0, 1, 2, 3, 4]
     assert inputs.logit_spans == ((0, 3), (3, 5))
+
+
+@pytest.mark.parametrize("tokens", [[0, 1, 2], [0, 2], []])
+def test_the_streams_of_some_tokens_are_theirs_also_where_these_are_all(tokens: list[int]) -> None:
+    streams = torch.arange(24.0).view(3, 4, 2)
+    wanted = torch.tensor(tokens, dtype=torch.int64)
+    assert torch.equal(Computed(streams, None).at(wanted), streams[wanted])
 
 
 def test_a_finished_sequence_leaves_no_page_table() -> None:

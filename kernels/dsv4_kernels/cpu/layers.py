@@ -18,7 +18,7 @@ from dsv4_kernels.cpu import sublayers as parts
 from dsv4_kernels.cpu import weights as descriptors
 from dsv4_kernels.cpu.stored import StoredRows
 from dsv4_kernels.cpu.table import CpuOps
-from dsv4_kernels.errors import require
+from dsv4_kernels.errors import ShapeError, require
 from dsv4_kernels.groups import CompressorStage, EnterSpec, IndexStage, LayerStage
 from dsv4_kernels.steps import EntryTable, Fold, FoldInputs, LayerMemory, LayerStep, PoolInputs, Ring, StepInputs
 from dsv4_kernels.tensors import LinearWeight
@@ -95,10 +95,11 @@ class _Step(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A structure, and what its addresses point into."""
+    """A structure, what its addresses point into, and what it says of the shape of streams [T, N, d]."""
 
     fields: ctypes.Structure
     held: tuple[object, ...]
+    shape: tuple[int, ...] = ()
 
 
 class CpuLayers:
@@ -115,22 +116,33 @@ class CpuLayers:
         """Describe what a layer keeps. Raises: ShapeError if the rows do not go with the layer's weights."""
         return _memory(held, stage)
 
-    def step(self, step: LayerStep) -> Described:
-        """Describe a step. Raises: ShapeError."""
-        return _step(step)
+    def tokens(self, inputs: StepInputs) -> Described:
+        """Describe what layers of every kind are told of a step. Raises: ShapeError."""
+        return _tokens(inputs)
+
+    def step(self, step: LayerStep, tokens: Described) -> Described:
+        """Describe what layers of one kind are told of a step, with all that `tokens` says. Raises: ShapeError."""
+        return _step(step, tokens)
 
     def run(self, layer: Described, memory: Described, step: Described, streams: Tensor) -> Tensor:
         """Compute a layer for every token of a step and keep what later steps need.
 
         Shapes: streams [T, N, d], returned alike. Raises: ShapeError.
         """
-        width, shape = layer.fields.wq_a.contents.columns, (step.fields.num_tokens, layer.fields.streams)
-        fits = streams.dtype == torch.float32 and streams.is_contiguous() and tuple(streams.shape) == (*shape, width)
-        require(fits, f"streams are {streams.dtype} {list(streams.shape)} but must be float32 {[*shape, width]}.")
+        shape = step.shape + layer.shape
+        if streams.dtype is not torch.float32 or not streams.is_contiguous() or streams.shape != shape:
+            raise ShapeError(f"streams are {streams.dtype} {list(streams.shape)} but must be float32 {list(shape)}.")
         out = torch.empty_like(streams)
-        described = (ctypes.byref(each.fields) for each in (layer, memory, step))
-        failed = self._library.dsv4_layer(*described, streams.data_ptr(), out.data_ptr(), torch.get_num_threads())
-        require(not failed, FAILURES[failed])
+        failed = self._library.dsv4_layer(
+            ctypes.byref(layer.fields),
+            ctypes.byref(memory.fields),
+            ctypes.byref(step.fields),
+            streams.data_ptr(),
+            out.data_ptr(),
+            torch.get_num_threads(),
+        )
+        if failed:
+            raise ShapeError(FAILURES[failed])
         return out
 
 
@@ -209,7 +221,7 @@ def _layer(stage: LayerStage) -> Described:
     for name, part in zip(("shared1", "shared3", "shared2"), experts.shared, strict=True):
         setattr(fields, name, _pointer(part))
     _add_index(fields, stage.index, width)
-    return Described(fields, (stage,))
+    return Described(fields, (stage,), (fields.streams, width))
 
 
 def _add_index(fields: _Layer, index: IndexStage | None, width: int) -> None:
@@ -249,45 +261,63 @@ def _ring(ring: Ring | Fold | None, width: int) -> _Ring:
     return _Ring(_reals(ring.values, -1, width), _reals(ring.gates, -1, width), ring.values.shape[0])
 
 
-def _step(step: LayerStep) -> Described:
-    inputs, blocks = step.inputs, step.blocks
-    tokens = inputs.token_ids.shape[0]
+def _tokens(inputs: StepInputs) -> Described:
+    count = inputs.token_ids.shape[0]
     ids = _Ids()
     fields = _Step(
-        cos=_reals(step.cos),
-        sin=_reals(step.sin),
-        token_ids=ids.of(inputs.token_ids, tokens),
-        window_rows=ids.of(inputs.window_rows, tokens),
+        token_ids=ids.of(inputs.token_ids),
+        window_rows=ids.of(inputs.window_rows, count),
         ring_tokens=ids.of(inputs.ring_tokens),
         ring_rows=ids.of(inputs.ring_rows, inputs.ring_tokens.shape[0]),
-        num_tokens=tokens,
-        rotated=2 * step.cos.shape[1],
+        num_tokens=count,
         window=inputs.window_rows.shape[1],
         num_ring=inputs.ring_rows.shape[0],
     )
-    require(step.cos.shape[0] == tokens, f"{list(step.cos.shape)} angles do not go with {tokens} tokens.")
+    return Described(fields, (inputs, ids.held), (count,))
+
+
+def _step(step: LayerStep, tokens: Described) -> Described:
+    ids, blocks = _Ids(), step.blocks
+    fields = _Step.from_buffer_copy(tokens.fields)
+    count, half = step.cos.shape
+    if count != fields.num_tokens:
+        raise ShapeError(f"{[count, half]} angles do not go with {fields.num_tokens} tokens.")
+    fields.cos, fields.sin, fields.rotated = _reals(step.cos), _reals(step.sin), 2 * half
     if blocks is not None:
-        _add_blocks(fields, blocks, step, ids)
-        _add_entries(fields, inputs, ids) if isinstance(blocks, PoolInputs) else _add_all(fields, inputs, ids)
-    return Described(fields, (step, ids.held))
-
-
-def _add_blocks(fields: _Step, blocks: PoolInputs | FoldInputs, step: LayerStep, ids: _Ids) -> None:
-    count, kept = blocks.entry_rows.shape[0], blocks.ring_tokens.shape[0]
-    fields.phases, fields.entry_rows = ids.of(blocks.phases, fields.num_tokens), ids.of(blocks.entry_rows)
-    fields.kept_tokens, fields.kept_rows = ids.of(blocks.ring_tokens), ids.of(blocks.ring_rows, kept)
-    fields.num_blocks, fields.num_kept = count, kept
-    if step.block_cos is not None and step.block_sin is not None:
-        fits = step.block_cos.shape[0] == count and 2 * step.block_cos.shape[1] == fields.rotated
-        require(fits, f"{list(step.block_cos.shape)} angles do not go with {count} blocks.")
-        fields.block_cos, fields.block_sin = _reals(step.block_cos), _reals(step.block_sin)
+        _add_blocks(fields, blocks, ids)
+        _add_block_angles(fields, step)
     if isinstance(blocks, PoolInputs):
-        fields.source_tokens, fields.source_rows = (
-            ids.of(blocks.source_tokens, count),
-            ids.of(blocks.source_rows, count),
-        )
-        fields.slots = blocks.source_tokens.shape[1]
+        _add_pools(fields, blocks, ids)
+        _add_entries(fields, step.inputs, ids)
+    elif isinstance(blocks, FoldInputs):
+        _add_folds(fields, blocks, ids)
+        _add_all(fields, step.inputs, ids)
+    return Described(fields, (step, tokens, ids.held), tokens.shape)
+
+
+def _add_blocks(fields: _Step, blocks: PoolInputs | FoldInputs, ids: _Ids) -> None:
+    fields.num_blocks, fields.num_kept = blocks.entry_rows.shape[0], blocks.ring_tokens.shape[0]
+    fields.phases, fields.entry_rows = ids.of(blocks.phases, fields.num_tokens), ids.of(blocks.entry_rows)
+    fields.kept_tokens, fields.kept_rows = ids.of(blocks.ring_tokens), ids.of(blocks.ring_rows, fields.num_kept)
+
+
+def _add_block_angles(fields: _Step, step: LayerStep) -> None:
+    """Raises: ShapeError if blocks close without them."""
+    cos, sin = step.block_cos, step.block_sin
+    if not fields.num_blocks:
         return
+    if cos is None or sin is None or 2 * cos.shape[1] != fields.rotated or cos.shape[0] != fields.num_blocks:
+        raise ShapeError(f"{cos if cos is None else list(cos.shape)} angles do not go with {fields.num_blocks} blocks.")
+    fields.block_cos, fields.block_sin = _reals(cos), _reals(sin)
+
+
+def _add_pools(fields: _Step, blocks: PoolInputs, ids: _Ids) -> None:
+    fields.slots = blocks.source_tokens.shape[1]
+    fields.source_tokens = ids.of(blocks.source_tokens, fields.num_blocks)
+    fields.source_rows = ids.of(blocks.source_rows, fields.num_blocks)
+
+
+def _add_folds(fields: _Step, blocks: FoldInputs, ids: _Ids) -> None:
     runs = blocks.runs
     fields.num_runs, fields.num_raw = runs.begins.shape[0], blocks.raw_rows.shape[0]
     fields.num_sources = runs.sources.shape[0]
@@ -322,8 +352,8 @@ class _Ids:
         self.held: list[object] = []
 
     def of(self, x: Tensor, count: int | None = None) -> int:
-        fits = x.dtype == torch.int64 and count in (None, x.shape[0])
-        require(fits, f"got {x.dtype} {list(x.shape)} but need int64 of {count} rows.")
+        if x.dtype is not torch.int64 or (count is not None and count != x.shape[0]):
+            raise ShapeError(f"got {x.dtype} {list(x.shape)} but need int64 of {count} rows.")
         if not x.is_contiguous():
             x = x.contiguous()
             self.held.append(x)
@@ -335,6 +365,6 @@ def _reals(x: Tensor | None, *shape: int) -> int | None:
     if x is None:
         return None
     is_shaped = not shape or (len(shape) == x.dim() and all(a in (-1, b) for a, b in zip(shape, x.shape, strict=True)))
-    fits = is_shaped and x.dtype == torch.float32 and x.is_contiguous()
-    require(fits, f"got {x.dtype} {list(x.shape)} but need contiguous float32 {list(shape)}.")
+    if not is_shaped or x.dtype is not torch.float32 or not x.is_contiguous():
+        raise ShapeError(f"got {x.dtype} {list(x.shape)} but need contiguous float32 {list(shape)}.")
     return x.data_ptr()

@@ -51,8 +51,9 @@ class CpuOps:
         x = _f32(x, 2)
         held = descriptors.of_linear(weight)
         n, k = held.rows, held.columns
-        tokens = x.shape[0]
-        require(x.shape[1] == k, f"x has {x.shape[1]} channels but the weight takes {k}.")
+        tokens, channels = x.shape
+        if channels != k:
+            raise ShapeError(f"x has {channels} channels but the weight takes {k}.")
         y = torch.empty(tokens, n)
         self.library.dsv4_linear(x.data_ptr(), ctypes.byref(held), y.data_ptr(), tokens, 1, torch.get_num_threads())
         return y
