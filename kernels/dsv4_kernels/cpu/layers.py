@@ -106,7 +106,7 @@ class CpuLayers:
     """Runs whole layers. Threads: as many as torch uses in the calling thread."""
 
     def __init__(self, twins: CpuOps) -> None:
-        self._library = twins.library
+        self._twins = twins
 
     def layer(self, stage: LayerStage) -> Described:
         """Describe a layer's weights. Raises: ShapeError if they do not go together."""
@@ -133,7 +133,7 @@ class CpuLayers:
         if streams.dtype is not torch.float32 or not streams.is_contiguous() or streams.shape != shape:
             raise ShapeError(f"streams are {streams.dtype} {list(streams.shape)} but must be float32 {list(shape)}.")
         out = torch.empty_like(streams)
-        failed = self._library.dsv4_layer(
+        failed = self._twins.library.dsv4_layer(
             ctypes.byref(layer.fields),
             ctypes.byref(memory.fields),
             ctypes.byref(step.fields),
