@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from dsv4_kernels.ops import OpTable
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 E4M3 = np.array([m * 2.0**-9 for m in range(8)] + [(8 + m) * 2.0 ** (e - 10) for e in range(1, 16) for m in range(8)])[
@@ -80,7 +80,8 @@ def exact_int8(x: np.ndarray, group: int) -> np.ndarray:
             mantissa, exponent = np.frexp(np.float64(np.float32(max(np.abs(part).max(), INT8_FLOOR)) / np.float32(127)))
             scale = np.ldexp(np.ceil(np.ldexp(mantissa, 17)), exponent - 17)
             result[first : first + group] = np.rint((part / np.float32(scale)).astype(np.float64)) * scale
-    return out.astype(np.float32)
+    with np.errstate(over="ignore"):
+        return out.astype(np.float32)
 
 
 def same_bits(got: torch.Tensor, want: np.ndarray) -> None:
@@ -105,6 +106,7 @@ def test_int8_round_trip_is_exact_and_a_second_one_changes_nothing(values: list[
     x = np.array([values], dtype=np.float32)
     once = ops.int8_round_trip(torch.from_numpy(x), group)
     same_bits(once, exact_int8(x, group))
+    assume(once.isfinite().all())  # the largest floats may round to infinity
     same_bits(ops.int8_round_trip(once, group), once.numpy())
 
 

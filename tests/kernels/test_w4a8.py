@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-from dsv4_kernels import build as builder
-from dsv4_kernels.build import cpu_flags, levels_of
-from dsv4_kernels.dispatch import bind
-from dsv4_kernels.errors import BindError
 from dsv4_kernels.ops import OpTable
 from dsv4_kernels.tensors import (
     ExpertWeights,
@@ -23,7 +18,6 @@ from dsv4_kernels.tensors import (
 )
 from dsv4_kernels.trips import Trip, make_trip
 from torch import Tensor
-from triton_rig import interpreted
 
 FORMATS: dict[str, Callable[[Tensor], QuantTensor]] = {"mxfp4": quantise_mxfp4, "nvfp4": quantise_nvfp4}
 EACH_FORMAT = pytest.mark.parametrize("format", FORMATS)
@@ -148,28 +142,3 @@ def test_what_is_no_number_stays_none(format: str, cpu: OpTable):
     x[0, 40] = float("nan")
     x[1, 3] = float("inf")
     assert not cpu.linear(cpu.int8_round_trip(x, 32), weight, Trip.INT8).isfinite().any()
-
-
-def test_the_gpu_table_refuses_int8():
-    with pytest.raises(BindError, match="Set numerics to trained"):
-        interpreted().int8_round_trip(torch.zeros(1, 32), 32)
-
-
-@pytest.mark.ci
-@pytest.mark.parametrize("flags", ["-mno-avx512f", "-mno-avx512vnni", "-mno-avx2 -mno-avx512f"])
-@EACH_FORMAT
-def test_every_instruction_set_gives_the_same_bits(
-    flags: str, format: str, cpu: OpTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """With VNNI, with AVX2 alone, and without either."""
-    best = levels_of(cpu_flags())[0]
-    monkeypatch.setattr(builder, "levels_of", lambda _: [best])
-    monkeypatch.setattr(builder, "FLAGS", (*builder.FLAGS, "-O1", *flags.split()))
-    other = bind("cpu", tmp_path)
-    weight, experts = prepare_linear(stored(format, 72, 1120)), experts_of(format, 3, 256, 160)
-    ids, weights = torch.randint(3, (9, 2)), torch.rand(9, 2)
-    for trip in (Trip.FP8, Trip.INT8):
-        x, y = make_trip(cpu, torch.randn(9, 1120), trip), make_trip(cpu, torch.randn(9, 256), trip)
-        assert torch.equal(other.linear(x, weight, trip), cpu.linear(x, weight, trip))
-        routed = (table.moe(y, experts, ids, weights, LIMIT, trip) for table in (other, cpu))
-        torch.testing.assert_close(*routed, rtol=0, atol=0)

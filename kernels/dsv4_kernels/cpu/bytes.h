@@ -109,11 +109,11 @@ __attribute__((noinline)) static void tile(const Weight& w, long e, long t, cons
   for (long m = 0; m < M; m++) acc[m] = f8{};
   for (long g = 0; g < groups; g += STEP) {
     const long end = std::min(groups, g + STEP);
-    switch (M) {
-      case 1: slab<QUADS, 1>(w, e, codes, scales, rows, M, g, end, acc); break;
-      case 2: slab<QUADS, 2>(w, e, codes, scales, rows, M, g, end, acc); break;
-      default: slab<QUADS, 0>(w, e, codes, scales, rows, M, g, end, acc);
-    }
+    long m = 0;
+    for (; m + 8 <= M; m += 8) slab<QUADS, 8>(w, e, codes, scales, rows + m, 8, g, end, acc + m);
+    for (; m + 4 <= M; m += 4) slab<QUADS, 4>(w, e, codes, scales, rows + m, 4, g, end, acc + m);
+    for (; m + 2 <= M; m += 2) slab<QUADS, 2>(w, e, codes, scales, rows + m, 2, g, end, acc + m);
+    if (m < M) slab<QUADS, 1>(w, e, codes, scales, rows + m, 1, g, end, acc + m);
   }
 }
 #else
