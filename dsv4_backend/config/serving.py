@@ -47,10 +47,14 @@ class Drafter(str, Enum):
 
 
 class Numerics(str, Enum):
-    """TRAINED keeps the FP8/FP4 round trips and Hadamard of DeepSeek's reference; PLAIN leaves them out."""
+    """TRAINED keeps the FP8/FP4 round trips and Hadamard of DeepSeek's reference; PLAIN leaves them out.
+
+    W4A8 is TRAINED, but the inputs of FP4 weights are rounded to int8 instead of FP8.
+    """
 
     TRAINED = "trained"
     PLAIN = "plain"
+    W4A8 = "w4a8"
 
 
 class CacheFormat(str, Enum):

@@ -42,7 +42,10 @@ SOURCES = {  # source → the target that it serves, and what is to be said for 
     "reference": ("reference", "torch, the specification"),
     "triton_lang": ("cuda", "portable kernels for sm_90, sm_100a, sm_103a and sm_120a"),
 }
-REASONS = {("triton_lang", "sample_tokens"): "torch's sort and sums over the vocabulary, without a wait"}
+REASONS = {
+    ("triton_lang", "sample_tokens"): "torch's sort and sums over the vocabulary, without a wait",
+    ("triton_lang", "int8_round_trip"): "refused: products there take FP8",
+}
 REFERENCE_MODULES = (attention, cache, compress, hyper, index, linear, moe, norm, rope, round_trip, route, sample)
 
 

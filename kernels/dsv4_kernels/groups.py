@@ -1,4 +1,4 @@
-"""The weights and settings of one stretch of a sublayer. `rounds…` says that the input makes the FP8 round trip."""
+"""The weights and settings of one stretch of a sublayer. `rounds…` is the round trip that the input makes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dsv4_kernels.tensors import ExpertWeights, LinearWeight
+from dsv4_kernels.trips import Trip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,18 +32,21 @@ class QueryStage:
     wq_b: LinearWeight
     num_heads: int
     eps: float
-    rounds_a: bool
-    rounds_b: bool
+    rounds_a: Trip
+    rounds_b: Trip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyStage:
-    """Shapes: wkv [c, d]; norm [c]."""
+    """Shapes: wkv [c, d]; norm [c].
+
+    Rule: `rounds_entry` says that the keys make the round trip of cache entries.
+    """
 
     wkv: LinearWeight
     norm: Tensor
     eps: float
-    rounds: bool
+    rounds: Trip
     rounds_entry: bool
 
 
@@ -53,7 +57,7 @@ class OutputStage:
     wo_a: LinearWeight
     wo_b: LinearWeight
     num_groups: int
-    rounds: bool
+    rounds: Trip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +67,7 @@ class CompressStage:
     wkv: LinearWeight
     wgate: LinearWeight
     ape: Tensor
-    rounds: bool
+    rounds: Trip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +91,8 @@ class IndexStage:
     num_heads: int
     num_chosen: int
     scale: float
-    rounds_query: bool
-    rounds_weights: bool
+    rounds_query: Trip
+    rounds_weights: Trip
     is_rounded: bool
 
 
@@ -106,9 +110,9 @@ class ExpertStage:
     num_chosen: int
     scale: float
     limit: float
-    rounds: bool
-    rounds_shared: bool
-    rounds_shared_inner: bool
+    rounds: Trip
+    rounds_shared: Trip
+    rounds_shared_inner: Trip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

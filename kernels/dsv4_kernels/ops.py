@@ -19,12 +19,17 @@ from dsv4_kernels.cache import CacheRows, EntryRows, WindowRows
 from dsv4_kernels.rows import RowSpec
 from dsv4_kernels.sampling import SampleRows
 from dsv4_kernels.tensors import ExpertWeights, FoldRuns, LinearWeight
+from dsv4_kernels.trips import Trip
 
 
 class Linear(Protocol):
-    """y = x Wᵀ."""
+    """y = x Wᵀ.
 
-    def __call__(self, x: Tensor, weight: LinearWeight) -> Tensor:
+    Rule: `made` names the round trip that x has made before. It changes no value that it stands for: a twin may sum FP4
+          weights in integers then, which is faster and closer to the exact sum.
+    """
+
+    def __call__(self, x: Tensor, weight: LinearWeight, made: Trip = Trip.NONE) -> Tensor:
         """Shapes: x [T, K]; weight [N, K]; returns [T, N]."""
 
 
@@ -54,6 +59,18 @@ class Fp8RoundTrip(Protocol):
 
     Rule: scale = 2^ceil(log2(max(amax, 1e-4) / 448)) on the IEEE bits (powers of two do not round up), then clamp to
           ±448 and nearest even. The last group may be short.
+    """
+
+    def __call__(self, x: Tensor, group: int) -> Tensor:
+        """Shapes: x [..., D]; returns as x."""
+
+
+class Int8RoundTrip(Protocol):
+    """Round to an integer from -127 to 127 and back, one scale per group of the last dimension.
+
+    Rule: scale = max(amax, 127 * 2^-126) / 127, rounded up to 17 significant bits; then x / scale to the nearest
+          integer, ties to even. So integer times scale is exact in float32, and a second trip changes nothing. The last
+          group may be short.
     """
 
     def __call__(self, x: Tensor, group: int) -> Tensor:
@@ -141,21 +158,29 @@ class Route(Protocol):
 class Moe(Protocol):
     """Routed experts: Σ_k W2(w_k · f_k) with f = silu(min(W1 x, limit)) · clip(W3 x, ±limit).
 
-    Rule: the weight multiplies before W2; with round_trip, fp8_round_trip(w · f, 128) enters W2. The sum runs over the
-          slots in their order; a slot with id -1 adds nothing.
+    Rule: the weight multiplies before W2; w · f makes the round trip `round_trip` before it enters W2, and x has made
+          the same one. The sum runs over the slots in their order; a slot with id -1 adds nothing.
     """
 
     def __call__(
-        self, x: Tensor, experts: ExpertWeights, ids: Tensor, weights: Tensor, limit: float, round_trip: bool
+        self, x: Tensor, experts: ExpertWeights, ids: Tensor, weights: Tensor, limit: float, round_trip: Trip
     ) -> Tensor:
         """Shapes: x [T, D]; ids int64 [T, K]; weights [T, K]; returns [T, D]."""
 
 
 class GatedMlp(Protocol):
-    """One expert with weight 1 (the shared expert), same rule as `Moe`."""
+    """One expert with weight 1 (the shared expert), same rule as `Moe`, but x has made the round trip `made`."""
 
     def __call__(
-        self, x: Tensor, w1: LinearWeight, w3: LinearWeight, w2: LinearWeight, limit: float, round_trip: bool
+        self,
+        x: Tensor,
+        w1: LinearWeight,
+        w3: LinearWeight,
+        w2: LinearWeight,
+        limit: float,
+        round_trip: Trip,
+        *,
+        made: Trip = Trip.NONE,
     ) -> Tensor:
         """Shapes: x [T, D]; w1, w3 [I, D]; w2 [D, I]; returns [T, D]."""
 
@@ -248,6 +273,7 @@ class OpTable:
     rms_norm: RmsNorm
     rope_rotate: RopeRotate
     fp8_round_trip: Fp8RoundTrip
+    int8_round_trip: Int8RoundTrip
     fp4_round_trip: Fp4RoundTrip
     hadamard: Hadamard
     hyper_maps: HyperMaps

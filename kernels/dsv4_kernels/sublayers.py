@@ -18,8 +18,8 @@ from dsv4_kernels.cpu.table import CpuOps
 from dsv4_kernels.groups import CompressStage, EnterSpec, ExpertStage, KeyStage, OutputStage, QueryStage
 from dsv4_kernels.ops import OpTable
 from dsv4_kernels.tensors import LinearWeight
+from dsv4_kernels.trips import Trip, make_trip
 
-LINEAR_GROUP = 128
 ENTRY_GROUP = 64
 
 
@@ -111,15 +111,17 @@ class Composed:
         """As `Sublayers.feed_forward`."""
         logits = self.ops.linear(x, stage.gate)
         ids, weights = self.ops.route(logits, stage.bias, fixed_ids, stage.num_chosen, stage.scale)
-        rounded = self.ops.fp8_round_trip(x, LINEAR_GROUP) if stage.rounds or stage.rounds_shared else x
-        routed = self.ops.moe(rounded if stage.rounds else x, stage.experts, ids, weights, stage.limit, stage.rounds)
+        rounded = make_trip(self.ops, x, stage.rounds)
+        routed = self.ops.moe(rounded, stage.experts, ids, weights, stage.limit, stage.rounds)
+        if stage.rounds_shared != stage.rounds:
+            rounded = make_trip(self.ops, x, stage.rounds_shared)
         shared = self.ops.gated_mlp(
-            rounded if stage.rounds_shared else x, *stage.shared, stage.limit, stage.rounds_shared_inner
+            rounded, *stage.shared, stage.limit, stage.rounds_shared_inner, made=stage.rounds_shared
         )
         return routed + shared
 
-    def _project(self, x: Tensor, weight: LinearWeight, rounds: bool) -> Tensor:
-        return self.ops.linear(self.ops.fp8_round_trip(x, LINEAR_GROUP) if rounds else x, weight)
+    def _project(self, x: Tensor, weight: LinearWeight, rounds: Trip) -> Tensor:
+        return self.ops.linear(make_trip(self.ops, x, rounds), weight, rounds)
 
     def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor, *, inverse: bool = False) -> Tensor:
         width = 2 * cos.shape[1]

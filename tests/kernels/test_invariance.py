@@ -87,6 +87,7 @@ def rowwise(width: int) -> list[Case]:
             lambda o, r: o.rope_rotate(*r),
         ),
         Case("fp8_round_trip", lambda t: (torch.randn(t, width),), lambda o, r: o.fp8_round_trip(r[0], 64)),
+        Case("int8_round_trip", lambda t: (torch.randn(t, width),), lambda o, r: o.int8_round_trip(r[0], 32)),
         Case("fp4_round_trip", lambda t: (torch.randn(t, width),), lambda o, r: o.fp4_round_trip(r[0])),
         Case("hadamard", lambda t: (torch.randn(t, power),), lambda o, r: o.hadamard(r[0])),
         Case(

@@ -1,4 +1,4 @@
-"""fp8_round_trip, fp4_round_trip and hadamard against exact float64 arithmetic."""
+"""fp8_round_trip, fp4_round_trip, int8_round_trip and hadamard against exact float64 arithmetic."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 from dsv4_kernels.ops import OpTable
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 E4M3 = np.array([m * 2.0**-9 for m in range(8)] + [(8 + m) * 2.0 ** (e - 10) for e in range(1, 16) for m in range(8)])[
     :127
 ]
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=np.float64)
-FP8_FLOOR, FP4_FLOOR = float(np.float32(1e-4)), 6 * 2.0**-126
+FP8_FLOOR, FP4_FLOOR, INT8_FLOOR = float(np.float32(1e-4)), 6 * 2.0**-126, 127 * 2.0**-126
 
 SPECIAL = [
     0.0,
@@ -71,6 +71,19 @@ def exact(x: np.ndarray, group: int, floor: float, grid: np.ndarray) -> np.ndarr
         return out.astype(np.float32)
 
 
+def exact_int8(x: np.ndarray, group: int) -> np.ndarray:
+    """Float64 but for the two quotients, which are float32's; the products have no more than 24 bits."""
+    out = np.empty(x.shape)
+    for row, result in zip(x, out, strict=True):
+        for first in range(0, len(row), group):
+            part = row[first : first + group]
+            mantissa, exponent = np.frexp(np.float64(np.float32(max(np.abs(part).max(), INT8_FLOOR)) / np.float32(127)))
+            scale = np.ldexp(np.ceil(np.ldexp(mantissa, 17)), exponent - 17)
+            result[first : first + group] = np.rint((part / np.float32(scale)).astype(np.float64)) * scale
+    with np.errstate(over="ignore"):
+        return out.astype(np.float32)
+
+
 def same_bits(got: torch.Tensor, want: np.ndarray) -> None:
     np.testing.assert_array_equal(got.numpy().view(np.uint32), want.view(np.uint32))
 
@@ -85,6 +98,22 @@ def test_grid_of_the_oracle_is_e4m3():
 def test_fp8_round_trip_is_exact(values: list[float], group: int, ops: OpTable):
     x = np.array([values], dtype=np.float32)
     same_bits(ops.fp8_round_trip(torch.from_numpy(x), group), exact(x, group, FP8_FLOOR, E4M3))
+
+
+@settings(max_examples=150, deadline=None)
+@given(values=st.lists(numbers, min_size=1, max_size=20), group=st.sampled_from([3, 4, 16, 32]))
+def test_int8_round_trip_is_exact_and_a_second_one_changes_nothing(values: list[float], group: int, ops: OpTable):
+    x = np.array([values], dtype=np.float32)
+    once = ops.int8_round_trip(torch.from_numpy(x), group)
+    same_bits(once, exact_int8(x, group))
+    assume(once.isfinite().all())  # the largest floats may round to infinity
+    same_bits(ops.int8_round_trip(once, group), once.numpy())
+
+
+@pytest.mark.parametrize("width", [4096, 200, 20])
+def test_int8_round_trip_is_exact_at_the_models_widths(width: int, ops: OpTable, rng: np.random.Generator):
+    x = (rng.standard_normal((6, width)) * 10.0 ** rng.integers(-8, 8, (6, width))).astype(np.float32)
+    same_bits(ops.int8_round_trip(torch.from_numpy(x), 32), exact_int8(x, 32))
 
 
 @settings(max_examples=150, deadline=None)
@@ -124,6 +153,7 @@ def test_every_middle_between_two_codes_goes_to_the_even_one(grid: np.ndarray, o
 def test_round_trips_keep_any_leading_shape(ops: OpTable):
     x = torch.randn(2, 3, 5, 64)
     assert torch.equal(ops.fp8_round_trip(x, 64)[1, 2], ops.fp8_round_trip(x[1, 2], 64))
+    assert torch.equal(ops.int8_round_trip(x, 32)[1, 2], ops.int8_round_trip(x[1, 2], 32))
     assert torch.equal(ops.fp4_round_trip(x)[1, 2], ops.fp4_round_trip(x[1, 2]))
 
 

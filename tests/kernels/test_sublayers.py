@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from dsv4_kernels.cpu.sublayers import CpuSublayers
@@ -16,12 +18,14 @@ from dsv4_kernels.tensors import (
     prepare_linear,
     quantise_fp8_block,
     quantise_mxfp4,
+    quantise_nvfp4,
 )
+from dsv4_kernels.trips import Trip
 from torch import Tensor
 
 EPS, WIDTH, ROPE = 1e-6, 128, 32
 TOKENS = pytest.mark.parametrize("tokens", [1, 9])
-ROUNDS = pytest.mark.parametrize("rounds", [False, True], ids=["plain", "trained"])
+ROUNDS = pytest.mark.parametrize("rounds", list(Trip), ids=["plain", "trained", "w4a8"])
 
 
 @pytest.fixture(autouse=True)
@@ -33,19 +37,30 @@ def fp8(rows: int, columns: int) -> LinearWeight:
     return prepare_linear(quantise_fp8_block(torch.randn(rows, columns) / columns**0.5))
 
 
+def stored(rows: int, columns: int, rounds: Trip) -> LinearWeight:
+    """FP4 where its inputs are rounded to int8, else FP8."""
+    return prepare_linear(quantise_nvfp4(torch.randn(rows, columns))) if rounds is Trip.INT8 else fp8(rows, columns)
+
+
 def angles(tokens: int) -> tuple[Tensor, Tensor]:
     turn = torch.rand(tokens, ROPE // 2) * 6
     return turn.cos(), turn.sin()
 
 
-def query_stage(rounds: bool) -> QueryStage:
+def query_stage(rounds: Trip) -> QueryStage:
     norm = torch.rand(96)
     return QueryStage(
-        wq_a=fp8(96, WIDTH), norm=norm, wq_b=fp8(4 * 64, 96), num_heads=4, eps=EPS, rounds_a=rounds, rounds_b=rounds
+        wq_a=stored(96, WIDTH, rounds),
+        norm=norm,
+        wq_b=stored(4 * 64, 96, rounds),
+        num_heads=4,
+        eps=EPS,
+        rounds_a=rounds,
+        rounds_b=rounds,
     )
 
 
-def expert_stage(rounds: bool, bias: Tensor | None) -> ExpertStage:
+def expert_stage(rounds: Trip, bias: Tensor | None) -> ExpertStage:
     experts = ExpertWeights.allocate(6, WIDTH, 96, WeightFormat.MXFP4)
     for expert in range(6):
         experts.put(expert, "w1", quantise_mxfp4(torch.randn(96, WIDTH) / 8))
@@ -97,7 +112,7 @@ def test_enter(tokens: int, cpu: OpTable):
 
 @TOKENS
 @ROUNDS
-def test_query(tokens: int, rounds: bool, cpu: OpTable):
+def test_query(tokens: int, rounds: Trip, cpu: OpTable):
     stage, x, at = query_stage(rounds), torch.randn(tokens, WIDTH), angles(tokens)
     got, want = (each.query(x, stage, *at) for each in both(cpu))
     assert_same_bits(got, want)
@@ -105,8 +120,10 @@ def test_query(tokens: int, rounds: bool, cpu: OpTable):
 
 @TOKENS
 @ROUNDS
-def test_keys(tokens: int, rounds: bool, cpu: OpTable):
-    stage = KeyStage(wkv=fp8(160, WIDTH), norm=torch.rand(160), eps=EPS, rounds=rounds, rounds_entry=rounds)
+def test_keys(tokens: int, rounds: Trip, cpu: OpTable):
+    stage = KeyStage(
+        wkv=stored(160, WIDTH, rounds), norm=torch.rand(160), eps=EPS, rounds=rounds, rounds_entry=bool(rounds)
+    )
     x, at = torch.randn(tokens, WIDTH), angles(tokens)
     got, want = ((each.keys(x, stage, *at),) for each in both(cpu))
     assert_same_bits(got, want)
@@ -114,8 +131,8 @@ def test_keys(tokens: int, rounds: bool, cpu: OpTable):
 
 @TOKENS
 @ROUNDS
-def test_output(tokens: int, rounds: bool, cpu: OpTable):
-    stage = OutputStage(wo_a=fp8(2 * 32, 128), wo_b=fp8(WIDTH, 64), num_groups=2, rounds=rounds)
+def test_output(tokens: int, rounds: Trip, cpu: OpTable):
+    stage = OutputStage(wo_a=fp8(2 * 32, 128), wo_b=stored(WIDTH, 64, rounds), num_groups=2, rounds=rounds)
     mixed, at = torch.randn(tokens, 4, 64), angles(tokens)
     kept = mixed.clone()
     got, want = ((each.output(mixed, stage, *at),) for each in both(cpu))
@@ -125,8 +142,10 @@ def test_output(tokens: int, rounds: bool, cpu: OpTable):
 
 @TOKENS
 @ROUNDS
-def test_compress_inputs(tokens: int, rounds: bool, cpu: OpTable):
-    stage = CompressStage(wkv=fp8(96, WIDTH), wgate=fp8(96, WIDTH), ape=torch.randn(4, 96), rounds=rounds)
+def test_compress_inputs(tokens: int, rounds: Trip, cpu: OpTable):
+    stage = CompressStage(
+        wkv=stored(96, WIDTH, rounds), wgate=stored(96, WIDTH, rounds), ape=torch.randn(4, 96), rounds=rounds
+    )
     x, phases = torch.randn(tokens, WIDTH), torch.arange(tokens) % 4
     got, want = (each.compress_inputs(x, stage, phases) for each in both(cpu))
     assert_same_bits(got, want)
@@ -135,7 +154,7 @@ def test_compress_inputs(tokens: int, rounds: bool, cpu: OpTable):
 @TOKENS
 @ROUNDS
 @pytest.mark.parametrize("is_hash_routed", [False, True])
-def test_feed_forward(tokens: int, rounds: bool, is_hash_routed: bool, cpu: OpTable):
+def test_feed_forward(tokens: int, rounds: Trip, is_hash_routed: bool, cpu: OpTable):
     stage = expert_stage(rounds, None if is_hash_routed else torch.rand(6))
     x = torch.randn(tokens, WIDTH)
     fixed = torch.randint(0, 6, (tokens, 2)) if is_hash_routed else None
@@ -143,11 +162,23 @@ def test_feed_forward(tokens: int, rounds: bool, is_hash_routed: bool, cpu: OpTa
     assert_same_bits(got, want)
 
 
+@TOKENS
+@pytest.mark.parametrize("outer", list(Trip))
+@pytest.mark.parametrize("inner", list(Trip))
+def test_feed_forward_of_a_shared_expert_of_mixed_formats(tokens: int, outer: Trip, inner: Trip, cpu: OpTable):
+    """Each of its products reads what its own weight was trained with, whatever the routed ones read."""
+    shared = (stored(64, WIDTH, outer), stored(64, WIDTH, outer), stored(WIDTH, 64, inner))
+    stage = replace(expert_stage(Trip.INT8, None), shared=shared, rounds_shared=outer, rounds_shared_inner=inner)
+    x = torch.randn(tokens, WIDTH)
+    got, want = ((each.feed_forward(x, None, stage),) for each in both(cpu))
+    assert_same_bits(got, want)
+
+
 def test_a_fixed_expert_that_does_not_exist_is_refused(cpu: OpTable):
     with pytest.raises(ShapeError, match=r"0\.\.5"):
-        sublayers_of(cpu).feed_forward(torch.randn(1, WIDTH), torch.tensor([[0, 6]]), expert_stage(True, None))
+        sublayers_of(cpu).feed_forward(torch.randn(1, WIDTH), torch.tensor([[0, 6]]), expert_stage(Trip.FP8, None))
 
 
 def test_inputs_of_another_width_are_refused(cpu: OpTable):
     with pytest.raises(ShapeError, match="x has 127 channels"):
-        sublayers_of(cpu).query(torch.randn(1, WIDTH - 1), query_stage(True), *angles(1))
+        sublayers_of(cpu).query(torch.randn(1, WIDTH - 1), query_stage(Trip.FP8), *angles(1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from dsv4_kernels.errors import BindError
 from dsv4_kernels.ops import OpTable
 from triton_rig import close, interpreted
 
@@ -57,3 +58,8 @@ def test_hadamard(shape: tuple[int, ...], reference: OpTable):
     torch.manual_seed(6)
     x = torch.randn(shape)
     close(TABLE.hadamard(x), reference.hadamard(x), 1e-6)
+
+
+def test_int8_is_refused_with_what_to_set():
+    with pytest.raises(BindError, match="Set numerics to trained"):
+        TABLE.int8_round_trip(torch.zeros(1, 32), 32)

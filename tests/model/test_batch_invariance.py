@@ -44,7 +44,7 @@ def whole(numerics: Numerics, count: int = PROMPT_TOKENS, seed: int = 21) -> Ten
     return Driver(tiny_model(numerics)).run(random_tokens(count, seed))
 
 
-@pytest.fixture(params=[Numerics.PLAIN, Numerics.TRAINED], ids=["plain", "trained"])
+@pytest.fixture(params=list(Numerics), ids=lambda item: item.value)
 def numerics(request: pytest.FixtureRequest) -> Numerics:
     return Numerics(request.param)
 

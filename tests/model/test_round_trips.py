@@ -16,9 +16,11 @@ import pytest
 import torch
 from dsv4_kernels.cache import CacheRows
 from dsv4_kernels.dispatch import bind
+from dsv4_kernels.errors import BindError
 from dsv4_kernels.ops import OpTable
 from dsv4_kernels.reference.cache import unpack_rows
 from dsv4_kernels.tensors import QuantTensor, WeightFormat, quantise_fp8_block, quantise_mxfp4, quantise_nvfp4
+from dsv4_kernels.trips import Trip
 from hf_oracle import HfSource, make_oracle, random_tokens, stored_fp32
 from model_rig import Driver
 from torch import Tensor
@@ -26,6 +28,7 @@ from transformers import DeepseekV4ForCausalLM
 
 from dsv4_backend.config import LayerKind, ModelConfig, Numerics
 from dsv4_backend.model import Transformer
+from dsv4_backend.model.numerics import Rounding
 from dsv4_backend.model.weights import CompressorWeights, Projection
 
 NUM_TOKENS = 150
@@ -58,6 +61,15 @@ def fp4_oracle(x: Tensor, group: int) -> Tensor:
     groups = x.double().numpy().reshape(-1, group)
     scale = power_of_two_above(np.maximum(np.abs(groups).max(1, keepdims=True), 6 * 2.0**-126) / 6)
     return rounded(groups / scale, smallest_exponent=0, mantissa_bits=1, largest=6, scale=scale, shape=x.shape)
+
+
+def int8_oracle(x: Tensor, group: int) -> Tensor:
+    """Integers up to 127 and back; the scale of a group has 17 significant bits."""
+    groups = x.double().numpy().reshape(-1, group)
+    scale = (np.maximum(np.abs(groups).max(1, keepdims=True), 127 * 2.0**-126) / 127).astype(np.float32)
+    mantissa, exponent = np.frexp(scale.astype(np.float64))
+    scale = np.ldexp(np.ceil(np.ldexp(mantissa, 17)), exponent - 17)
+    return torch.from_numpy((np.rint((groups / scale).astype(np.float32)) * scale).reshape(x.shape)).float()
 
 
 def power_of_two_above(x: Any) -> Any:
@@ -197,7 +209,7 @@ def test_experts_read_the_normed_hidden_state_in_fp8_groups_of_128(run: Recordin
 
 @pytest.mark.parametrize("op", ["moe", "gated_mlp"])
 def test_experts_are_told_to_round_their_inner_values(run: Recording, op: str) -> None:
-    assert run.uses(op)[0].args[-1] is True
+    assert run.uses(op)[0].args[-1] is Trip.FP8
 
 
 def test_router_reads_the_normed_hidden_state_unrounded(run: Recording) -> None:
@@ -288,7 +300,36 @@ def test_experts_in_any_quantised_format_read_fp8(quantise: Callable[[Tensor], Q
     run = Recording(LayerKind.WINDOW, Numerics.TRAINED, store)
     (call,) = run.uses("moe")
     assert torch.equal(call.args[0], fp8_oracle(run.normed(run.layer.ffn_norm), 128))
-    assert call.args[-1] is True
+    assert call.args[-1] is Trip.FP8
+
+
+@pytest.mark.parametrize("quantise", [quantise_mxfp4, quantise_nvfp4], ids=["mxfp4", "nvfp4"])
+def test_w4a8_gives_fp4_weights_int8_inputs_and_all_else_what_it_was_trained_with(
+    quantise: Callable[[Tensor], QuantTensor],
+) -> None:
+    def store(name: str, matrix: Tensor) -> QuantTensor:
+        return quantise(matrix) if ".experts." in name or name.endswith("wq_b") else stored_official(name, matrix)
+
+    run = Recording(LayerKind.CSA, Numerics.W4A8, store)
+    attn, normed = run.layer.attn, run.normed(run.layer.ffn_norm)
+    ((routed,), (shared,)) = run.uses("moe"), run.uses("gated_mlp")
+    assert (routed.args[-1], shared.args[-1]) == (Trip.INT8, Trip.FP8)
+    assert torch.equal(routed.args[0], int8_oracle(normed, 32))
+    assert torch.equal(shared.args[0], fp8_oracle(normed, 128))
+    assert torch.equal(run.input_of(attn.wq_a), fp8_oracle(run.normed(run.layer.attn_norm), 128))
+    latent = int8_oracle(run.normed(attn.q_norm), 32)
+    assert attn.indexer is not None
+    assert all(torch.equal(run.input_of(weight), latent) for weight in (attn.wq_b, attn.indexer.wq_b))
+    assert sorted(call.args[1] for call in run.uses("fp8_round_trip")) == [64, 64, 128, 128, 128, 128]
+    assert (len(run.uses("fp4_round_trip")), len(run.uses("hadamard"))) == (2, 2)
+
+
+def test_w4a8_is_refused_at_start_by_operators_without_int8() -> None:
+    def refuse(_x: Tensor, _group: int) -> Tensor:
+        raise BindError("no int8")
+
+    with pytest.raises(BindError, match="no int8"):
+        Rounding(replace(bind("cpu"), int8_round_trip=refuse), Numerics.W4A8)
 
 
 def compressors(run: Recording) -> list[CompressorWeights]:

@@ -22,7 +22,7 @@ from dsv4_backend.model import StepCache, Transformer
 from dsv4_backend.runner.cache import RankCache
 
 CACHES = pytest.mark.parametrize("cache_format", CacheFormat)
-NUMERICS = pytest.mark.parametrize("numerics", [Numerics.PLAIN, Numerics.TRAINED])
+NUMERICS = pytest.mark.parametrize("numerics", list(Numerics))
 
 
 @cache

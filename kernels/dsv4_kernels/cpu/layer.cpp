@@ -6,9 +6,9 @@
 #include "lanes.h"
 
 extern "C" {
-void dsv4_linear(const float*, const Weight*, float*, long, long, int);
+void dsv4_linear(const float*, const Weight*, float*, long, long, int, int);
 void dsv4_rms_norm(const float*, const float*, float*, long, long, float, int);
-void dsv4_fp8_round_trip(const float*, float*, long, long, long, int);
+void dsv4_input_round_trip(const float*, float*, long, long, int, int);
 void dsv4_fp4_round_trip(const float*, float*, long, long, long, int);
 void dsv4_hadamard(const float*, float*, long, long, float, int);
 void dsv4_pack_rows(const float*, uint8_t*, long, long, long, long, long, int);
@@ -37,7 +37,7 @@ int dsv4_sparse_attention(const float*, const CacheRows*, const CacheRows*, cons
 
 namespace {
 using Floats = std::vector<float>;
-constexpr long LINEAR_GROUP = 128, ENTRY_GROUP = 64, INDEX_GROUP = 32;
+constexpr long ENTRY_GROUP = 64, INDEX_GROUP = 32;
 
 enum Status { DONE, ROW_OUTSIDE, PHASE_OUTSIDE, EXPERT_OUTSIDE };
 
@@ -61,10 +61,10 @@ void rotate(float* x, const float* cos, const float* sin, long rows, long heads,
     }
 }
 
-void project(const float* x, const Weight* w, float* y, long T, bool rounds, int threads) {
+void project(const float* x, const Weight* w, float* y, long T, int rounds, int threads) {
   Floats rounded(rounds ? T * w->columns : 0);
-  if (rounds) dsv4_fp8_round_trip(x, rounded.data(), T, w->columns, LINEAR_GROUP, threads);
-  dsv4_linear(rounds ? rounded.data() : x, w, y, T, 1, threads);
+  if (rounds) dsv4_input_round_trip(x, rounded.data(), T, w->columns, rounds, threads);
+  dsv4_linear(rounds ? rounded.data() : x, w, y, T, 1, rounds, threads);
 }
 
 // Rows as a cache stores them, in `bytes` unless they are stored as floats.
@@ -260,10 +260,10 @@ class Run {
   int score(const float* x, const float* latent, int64_t* chosen) const {
     const long T = s_.num_tokens, H = l_.index_heads, D = l_.index_query->rows / H;
     Floats query(T * H * D), weights(T * H);
-    project(latent, l_.index_query, query.data(), T, l_.rounds_index_query, threads_);
+    project(latent, l_.index_query, query.data(), T, (int)l_.rounds_index_query, threads_);
     rotate(query.data(), s_.cos, s_.sin, T, H, D, s_.rotated);
     round_index(query, T * H, D);
-    project(x, l_.index_weights, weights.data(), T, l_.rounds_index_weights, threads_);
+    project(x, l_.index_weights, weights.data(), T, (int)l_.rounds_index_weights, threads_);
     for (float& weight : weights) weight *= (float)l_.index_scale;
     for (long i = 0; i < s_.num_tables; i++) {
       const Table& table = s_.tables[i];

@@ -10,10 +10,11 @@ from dsv4_kernels.errors import BuildError
 
 # One letter per argument: p pointer, l long, d double, f float, i int; blanks part inputs, outputs, sizes and threads.
 SIGNATURES = {
-    "dsv4_linear": "ppp ll i",
+    "dsv4_linear": "ppp ll i i",
     "dsv4_rms_norm": "ppp llf i",
     "dsv4_rope_rotate": "pppp lll i",
     "dsv4_fp8_round_trip": "pp lll i",
+    "dsv4_int8_round_trip": "pp lll i",
     "dsv4_fp4_round_trip": "pp lll i",
     "dsv4_hadamard": "pp llf i",
     "dsv4_compress_pool": "ppp lll i",
@@ -22,7 +23,7 @@ SIGNATURES = {
     "dsv4_hyper_mix": "pppp p lll i",
     "dsv4_hyper_head": "pppp p lll ff i",
     "dsv4_route": "ppp pp lllf i",
-    "dsv4_moe": "pppp pp pppp lll fi i",
+    "dsv4_moe": "pppp pp pppp lll fii i",
     "dsv4_enter": "ppppp ppp lll ffl i",
     "dsv4_query": "pppppp pp lll f ii i",
     "dsv4_keys": "ppppp p ll f ii i",

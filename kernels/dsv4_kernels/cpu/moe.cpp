@@ -1,5 +1,5 @@
 // route and moe.
-#include "digits.h"
+#include "inputs.h"
 
 using namespace lanes;
 
@@ -8,7 +8,7 @@ float score(float logit) {
   return std::sqrt(logit > 20.0f ? logit : std::log1p(std::exp(logit)));
 }
 
-constexpr long TILE_ROWS = digits::MOST_ROWS, TILE_COLUMNS = 32;
+constexpr long TILE_ROWS = packed::MOST_ROWS, TILE_COLUMNS = 32;
 constexpr long ROUTE_WORK = 4096;  // scores: an exponential and a logarithm each
 
 struct Task {
@@ -40,43 +40,6 @@ std::vector<Task> tasks_of(const Order& order, long E, long columns) {
         tasks.push_back({e, s, std::min(TILE_ROWS, order.start[e + 1] - s), c});
   return tasks;
 }
-
-// Rows to be multiplied with: floats, or the digits of their round trip where the weights are FP4.
-class Rows {
- public:
-  Rows(const Weight& w, bool has_round_trip, long count)
-      : w_(w), is_split_(has_round_trip && (w.format == packed::MXFP4 || w.format == packed::NVFP4)) {
-    if (is_split_) groups_ = w.columns / digits::group_size(w), split_.resize(count * groups_);
-  }
-
-  // Splits row i, where rows are split.
-  void put(long i, const float* x) {
-    if (is_split_) digits::split_row(x, w_.columns, digits::group_size(w_), split_.data() + i * groups_);
-  }
-
-  bool is_split() const { return is_split_; }
-
-  // Products of the rows numbers[i] (at x + numbers[i] * columns as floats) with a tile of columns of expert e.
-  template <class Put>
-  void multiply(const float* x, const long* numbers, long count, const Weight& w, const Task& task, long columns,
-                std::vector<float>& room, Put put) const {
-    if (is_split_) {
-      const digits::Group* rows[TILE_ROWS];
-      for (long r = 0; r < count; r++) rows[r] = split_.data() + numbers[r] * groups_;
-      digits::products(rows, count, w, task.expert, task.first_column, columns, put);
-    } else {
-      const float* rows[TILE_ROWS];
-      for (long r = 0; r < count; r++) rows[r] = x + numbers[r] * w.columns;
-      packed::products(rows, count, w, task.expert, task.first_column, columns, room, put);
-    }
-  }
-
- private:
-  const Weight& w_;
-  bool is_split_;
-  long groups_ = 0;
-  std::vector<digits::Group> split_;
-};
 
 // f = silu(min(a, limit)) * clip(b, +-limit) * weight
 f16 gate(f16 a, f16 b, float limit, float weight) {
@@ -111,17 +74,18 @@ API int dsv4_route(const float* logits, const float* bias, const int64_t* fixed,
   return 0;
 }
 
+// The rows of x made the round trip `outer`, those that enter w2 make `inner`.
 // hidden and up: scratch [T * K, I]; slots: scratch [T * K, D]. Returns 0, or 1 if an id is no expert.
 API int dsv4_moe(const float* x, const Weight* w1, const Weight* w3, const Weight* w2, const int64_t* ids,
                  const float* weights, float* y, float* hidden, float* up, float* slots, long T, long K, long E,
-                 float limit, int round_trip, int threads) {
+                 float limit, int outer, int inner, int threads) {
   const long D = w1->columns, I = w1->rows;
   for (long s = 0; s < T * K; s++)
     if (ids[s] >= E) return 1;
   const Order order = by_expert(ids, T * K, E);
   const std::vector<Task> wide = tasks_of(order, E, I), narrow = tasks_of(order, E, D);
   const long num_slots = (long)order.slots.size(), num_wide = (long)wide.size(), num_narrow = (long)narrow.size();
-  Rows inputs(*w1, round_trip, T), inner(*w2, round_trip, T * K);
+  Inputs inputs(*w1, outer, T), entering(*w2, inner, T * K);
 #pragma omp parallel num_threads(threads) if (num_slots * D * I > PARALLEL_WORK)
   {
     long tokens[TILE_ROWS];
@@ -134,9 +98,9 @@ API int dsv4_moe(const float* x, const Weight* w1, const Weight* w3, const Weigh
       const long* slot = order.slots.data() + task.first_slot;
       const long first = task.first_column, columns = std::min(TILE_COLUMNS, I - first);
       for (long r = 0; r < task.num_slots; r++) tokens[r] = slot[r] / K;
-      inputs.multiply(x, tokens, task.num_slots, *w1, task, columns, room,
+      inputs.multiply(x, tokens, task.num_slots, *w1, task.expert, first, columns, room,
                       [&](long r, long c, float v) { hidden[slot[r] * I + first + c] = v; });
-      inputs.multiply(x, tokens, task.num_slots, *w3, task, columns, room,
+      inputs.multiply(x, tokens, task.num_slots, *w3, task.expert, first, columns, room,
                       [&](long r, long c, float v) { up[slot[r] * I + first + c] = v; });
       for (long r = 0; r < task.num_slots; r++) {
         float *a = hidden + slot[r] * I + first, *b = up + slot[r] * I + first;
@@ -145,12 +109,12 @@ API int dsv4_moe(const float* x, const Weight* w1, const Weight* w3, const Weigh
         });
       }
     }
-    if (round_trip) {
+    if (inner) {
 #pragma omp for schedule(static)
       for (long i = 0; i < num_slots; i++) {
         float* row = hidden + order.slots[i] * I;
-        if (inner.is_split()) inner.put(order.slots[i], row);
-        else rounding::fp8_row(row, row, I, digits::ROUND_GROUP);
+        if (entering.is_split()) entering.put(order.slots[i], row);
+        else rounding::input_row(inner, row, row, I);
       }
     }
 #pragma omp for schedule(dynamic, 4)
@@ -158,7 +122,7 @@ API int dsv4_moe(const float* x, const Weight* w1, const Weight* w3, const Weigh
       const Task& task = narrow[i];
       const long* slot = order.slots.data() + task.first_slot;
       const long first = task.first_column, columns = std::min(TILE_COLUMNS, D - first);
-      inner.multiply(hidden, slot, task.num_slots, *w2, task, columns, room,
+      entering.multiply(hidden, slot, task.num_slots, *w2, task.expert, first, columns, room,
                      [&](long r, long c, float v) { slots[slot[r] * D + first + c] = v; });
     }
 #pragma omp for schedule(static)

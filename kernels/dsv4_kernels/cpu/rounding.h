@@ -1,8 +1,11 @@
-// Round trips through e4m3 and e2m1 with a power-of-two scale per group.
+// Round trips through e4m3 and e2m1 with a power-of-two scale per group, and through int8.
 #pragma once
 #include "lanes.h"
 
 namespace rounding {
+
+enum Trip { NO_TRIP, FP8_TRIP, INT8_TRIP };  // of the input of a product; the numbers of dsv4_kernels/trips.py
+constexpr long FP8_GROUP = 128, INT8_GROUP = 32;
 
 static inline uint32_t bits_of(float v) {
   uint32_t b;
@@ -70,6 +73,27 @@ static inline void fp8_row(const float* x, float* y, long n, long group) {
 static inline void fp4_row(const float* x, float* y, long n, long group) {
   const float floor = 6.0f * 1.17549435e-38f;  // 6 * 2^-126
   for (long i = 0; i < n; i += group) round_group<e2m1>(x + i, y + i, n - i < group ? n - i : group, floor, 6.0f);
+}
+
+// A 127th of the largest magnitude, rounded up to 17 bits: its products with integers of 8 bits are exact.
+static inline float int8_scale(float amax) {
+  const float floor = 127.0f * 1.17549435e-38f;  // 127 * 2^-126
+  return float_of((bits_of((amax > floor ? amax : floor) / 127.0f) + 127u) & ~127u);
+}
+
+static inline float int8(float v) { return to_multiple(v, 0); }
+
+static inline void int8_row(const float* x, float* y, long n, long group) {
+  for (long i = 0; i < n; i += group) {
+    const long count = n - i < group ? n - i : group;
+    const float scale = int8_scale(group_amax(x + i, count));
+    for (long k = i; k < i + count; k++) y[k] = int8(x[k] / scale) * scale;
+  }
+}
+
+// The round trip that the input of a product makes.
+static inline void input_row(int trip, const float* x, float* y, long n) {
+  trip == INT8_TRIP ? int8_row(x, y, n, INT8_GROUP) : fp8_row(x, y, n, FP8_GROUP);
 }
 
 }  // namespace rounding

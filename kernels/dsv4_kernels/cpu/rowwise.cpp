@@ -36,6 +36,17 @@ API void dsv4_fp8_round_trip(const float* x, float* y, long rows, long D, long g
   for (long r = 0; r < rows; r++) rounding::fp8_row(x + r * D, y + r * D, D, group);
 }
 
+API void dsv4_int8_round_trip(const float* x, float* y, long rows, long D, long group, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (rows * D > PARALLEL_WORK)
+  for (long r = 0; r < rows; r++) rounding::int8_row(x + r * D, y + r * D, D, group);
+}
+
+// The round trip of the input of a product; `trip` is a rounding::Trip other than NO_TRIP.
+API void dsv4_input_round_trip(const float* x, float* y, long rows, long D, int trip, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (rows * D > PARALLEL_WORK)
+  for (long r = 0; r < rows; r++) rounding::input_row(trip, x + r * D, y + r * D, D);
+}
+
 API void dsv4_fp4_round_trip(const float* x, float* y, long rows, long D, long group, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (rows * D > PARALLEL_WORK)
   for (long r = 0; r < rows; r++) rounding::fp4_row(x + r * D, y + r * D, D, group);

@@ -1,21 +1,21 @@
 // Whole stretches of a sublayer in one call: the operators of the other files one after the other, on scratch memory.
 // Each is what its twin in dsv4_kernels/sublayers.py composes, bit for bit.
-#include "digits.h"
+#include "packed.h"
 
 extern "C" {
-void dsv4_linear(const float*, const Weight*, float*, long, long, int);
+void dsv4_linear(const float*, const Weight*, float*, long, long, int, int);
 void dsv4_rms_norm(const float*, const float*, float*, long, long, float, int);
-void dsv4_fp8_round_trip(const float*, float*, long, long, long, int);
+void dsv4_input_round_trip(const float*, float*, long, long, int, int);
 void dsv4_hyper_maps(const float*, const float*, const float*, const float*, float*, float*, float*, long, long, long,
                      float, float, long, int);
 void dsv4_hyper_collapse(const float*, const float*, float*, long, long, long, int);
 int dsv4_route(const float*, const float*, const int64_t*, int64_t*, float*, long, long, long, float, int);
 int dsv4_moe(const float*, const Weight*, const Weight*, const Weight*, const int64_t*, const float*, float*, float*,
-             float*, float*, long, long, long, float, int, int);
+             float*, float*, long, long, long, float, int, int, int);
 }
 
 namespace {
-constexpr long LINEAR_GROUP = 128, ENTRY_GROUP = 64;
+constexpr long ENTRY_GROUP = 64;
 constexpr long ROOM = 1 << 24;  // floats of the experts' scratch memory: more tokens are computed in pieces
 
 struct Angles {
@@ -41,10 +41,10 @@ void rotate(float* x, const Angles& at, long T, long H, long D, float sign) {
 void project(const float* x, const Weight* w, float* y, long T, int rounds, std::vector<float>& room, int threads) {
   if (rounds) {
     room.resize(T * w->columns);
-    dsv4_fp8_round_trip(x, room.data(), T, w->columns, LINEAR_GROUP, threads);
+    dsv4_input_round_trip(x, room.data(), T, w->columns, rounds, threads);
     x = room.data();
   }
-  dsv4_linear(x, w, y, T, 1, threads);
+  dsv4_linear(x, w, y, T, 1, rounds, threads);
 }
 
 struct Experts {
@@ -54,14 +54,14 @@ struct Experts {
 
 // One kind of experts for all tokens, in pieces that fit the scratch memory.
 int feed(const float* x, const Experts& experts, const int64_t* ids, const float* weights, float* y, long T, long K,
-         float limit, int rounds, int threads) {
+         float limit, int outer, int inner, int threads) {
   const long D = experts.w1->columns, I = experts.w1->rows;
   const long step = std::max(1L, std::min(T, ROOM / std::max(1L, K * (2 * I + D))));
   std::vector<float> room(step * K * (2 * I + D));
   float *hidden = room.data(), *up = hidden + step * K * I, *slots = up + step * K * I;
   for (long t = 0; t < T; t += step)
     if (dsv4_moe(x + t * D, experts.w1, experts.w3, experts.w2, ids + t * K, weights + t * K, y + t * D, hidden, up,
-                 slots, std::min(step, T - t), K, experts.count, limit, rounds, threads))
+                 slots, std::min(step, T - t), K, experts.count, limit, outer, inner, threads))
       return 1;
   return 0;
 }
@@ -104,7 +104,7 @@ API void dsv4_attention_output(const float* mixed, const Weight* wo_a, const Wei
   const long width = wo_a->columns * G;
   std::vector<float> turned(mixed, mixed + T * width), latent(T * wo_a->rows), room;
   rotate(turned.data(), {cos, sin, R}, T, H, width / H, -1.0f);
-  dsv4_linear(turned.data(), wo_a, latent.data(), T, G, threads);
+  dsv4_linear(turned.data(), wo_a, latent.data(), T, G, rounding::NO_TRIP, threads);
   project(latent.data(), wo_b, y, T, rounds, room, threads);
 }
 
@@ -117,7 +117,7 @@ API int dsv4_compress_inputs(const float* x, const Weight* wkv, const Weight* wg
     if (phases[t] < 0 || phases[t] >= ratio) return 1;
   std::vector<float> room;
   project(x, wkv, values, T, rounds, room, threads);
-  dsv4_linear(rounds ? room.data() : x, wgate, gates, T, 1, threads);
+  dsv4_linear(rounds ? room.data() : x, wgate, gates, T, 1, rounds, threads);
   for (long t = 0; t < T; t++)
     for (long d = 0; d < D; d++) gates[t * D + d] += ape[phases[t] * D + d];
   return 0;
@@ -129,18 +129,21 @@ API int dsv4_feed_forward(const float* x, const Weight* gate, const float* bias,
                           const Weight* shared2, float* y, long T, long K, float scale, float limit, int rounds,
                           int rounds_shared, int rounds_shared_inner, int threads) {
   const long D = gate->columns, E = gate->rows;
-  std::vector<float> logits(T * E), weights(T * K), rounded, ones(T, 1.0f), added(T * D);
+  std::vector<float> logits(T * E), weights(T * K), rounded, also, ones(T, 1.0f), added(T * D);
   std::vector<int64_t> ids(T * K), first(T, 0);
-  dsv4_linear(x, gate, logits.data(), T, 1, threads);
+  dsv4_linear(x, gate, logits.data(), T, 1, rounding::NO_TRIP, threads);
   if (dsv4_route(logits.data(), bias, fixed, ids.data(), weights.data(), T, E, K, scale, threads)) return 1;
-  if (rounds || rounds_shared) {
-    rounded.resize(T * D);
-    dsv4_fp8_round_trip(x, rounded.data(), T, D, LINEAR_GROUP, threads);
-  }
-  const float *routed_x = rounds ? rounded.data() : x, *shared_x = rounds_shared ? rounded.data() : x;
-  if (feed(routed_x, {w1, w3, w2, E}, ids.data(), weights.data(), y, T, K, limit, rounds, threads)) return 1;
+  auto entering = [&](int trip, std::vector<float>& room) {
+    if (!trip) return x;
+    room.resize(T * D);
+    dsv4_input_round_trip(x, room.data(), T, D, trip, threads);
+    return (const float*)room.data();
+  };
+  const float* routed_x = entering(rounds, rounded);
+  const float* shared_x = rounds_shared == rounds ? routed_x : entering(rounds_shared, also);
+  if (feed(routed_x, {w1, w3, w2, E}, ids.data(), weights.data(), y, T, K, limit, rounds, rounds, threads)) return 1;
   feed(shared_x, {shared1, shared3, shared2, 1}, first.data(), ones.data(), added.data(), T, 1, limit,
-       rounds_shared_inner, threads);
+       rounds_shared, rounds_shared_inner, threads);
   for (long i = 0; i < T * D; i++) y[i] += added[i];
   return 0;
 }

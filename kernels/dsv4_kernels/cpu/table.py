@@ -16,6 +16,7 @@ from dsv4_kernels.reference.cache import pack_rows
 from dsv4_kernels.rows import RowFormat, RowSpec
 from dsv4_kernels.sampling import NEGLIGIBLE, SampleRows, num_words
 from dsv4_kernels.tensors import ExpertWeights, FoldRuns, LinearWeight
+from dsv4_kernels.trips import Trip
 
 SCRATCH_FLOATS = 1 << 24  # of `moe`: more tokens than fit are computed in pieces, which changes no bit
 CASTS = (RowFormat.FP32, RowFormat.BF16)
@@ -46,7 +47,7 @@ class CpuOps:
     def __init__(self, library: ctypes.CDLL) -> None:
         self.library = library
 
-    def linear(self, x: Tensor, weight: LinearWeight) -> Tensor:
+    def linear(self, x: Tensor, weight: LinearWeight, made: Trip = Trip.NONE) -> Tensor:
         """As `ops.Linear`."""
         x = _f32(x, 2)
         held = descriptors.of_linear(weight)
@@ -55,7 +56,9 @@ class CpuOps:
         if channels != k:
             raise ShapeError(f"x has {channels} channels but the weight takes {k}.")
         y = torch.empty(tokens, n)
-        self.library.dsv4_linear(x.data_ptr(), ctypes.byref(held), y.data_ptr(), tokens, 1, torch.get_num_threads())
+        self.library.dsv4_linear(
+            x.data_ptr(), ctypes.byref(held), y.data_ptr(), tokens, 1, made, torch.get_num_threads()
+        )
         return y
 
     def grouped_linear(self, x: Tensor, weight: LinearWeight) -> Tensor:
@@ -67,7 +70,7 @@ class CpuOps:
         require(width == k and rows % groups == 0, f"x is {list(x.shape)} but the weight is {[rows, k]}.")
         y = torch.empty(tokens, groups, rows // groups)
         self.library.dsv4_linear(
-            x.data_ptr(), ctypes.byref(held), y.data_ptr(), tokens, groups, torch.get_num_threads()
+            x.data_ptr(), ctypes.byref(held), y.data_ptr(), tokens, groups, Trip.NONE, torch.get_num_threads()
         )
         return y
 
@@ -102,6 +105,14 @@ class CpuOps:
         y = torch.empty_like(x)
         rows = x.numel() // max(1, x.shape[-1])
         self.library.dsv4_fp8_round_trip(x.data_ptr(), y.data_ptr(), rows, x.shape[-1], group, torch.get_num_threads())
+        return y
+
+    def int8_round_trip(self, x: Tensor, group: int) -> Tensor:
+        """As `ops.Int8RoundTrip`."""
+        x = _f32(x)
+        y = torch.empty_like(x)
+        rows = x.numel() // max(1, x.shape[-1])
+        self.library.dsv4_int8_round_trip(x.data_ptr(), y.data_ptr(), rows, x.shape[-1], group, torch.get_num_threads())
         return y
 
     def fp4_round_trip(self, x: Tensor, group: int = 32) -> Tensor:
@@ -199,20 +210,29 @@ class CpuOps:
         return ids, weights
 
     def moe(
-        self, x: Tensor, experts: ExpertWeights, ids: Tensor, weights: Tensor, limit: float, round_trip: bool
+        self, x: Tensor, experts: ExpertWeights, ids: Tensor, weights: Tensor, limit: float, round_trip: Trip
     ) -> Tensor:
         """As `ops.Moe`."""
-        return self._experts(x, descriptors.of_experts(experts), experts.num_experts, ids, weights, (limit, round_trip))
+        held = descriptors.of_experts(experts)
+        return self._experts(x, held, experts.num_experts, ids, weights, (limit, round_trip, round_trip))
 
     def gated_mlp(
-        self, x: Tensor, w1: LinearWeight, w3: LinearWeight, w2: LinearWeight, limit: float, round_trip: bool
+        self,
+        x: Tensor,
+        w1: LinearWeight,
+        w3: LinearWeight,
+        w2: LinearWeight,
+        limit: float,
+        round_trip: Trip,
+        *,
+        made: Trip = Trip.NONE,
     ) -> Tensor:
         """As `ops.GatedMlp`: an expert layer of one, with weight 1."""
         tokens = x.shape[0]
         held = descriptors.of_linear(w1), descriptors.of_linear(w3), descriptors.of_linear(w2)
         descriptors.check(*held)
         ids = torch.zeros(tokens, 1, dtype=torch.int64)
-        return self._experts(x, held, 1, ids, torch.ones(tokens, 1), (limit, round_trip))
+        return self._experts(x, held, 1, ids, torch.ones(tokens, 1), (limit, made, round_trip))
 
     def _experts(
         self,
@@ -221,9 +241,9 @@ class CpuOps:
         num_experts: int,
         ids: Tensor,
         weights: Tensor,
-        rule: tuple[float, bool],
+        rule: tuple[float, Trip, Trip],
     ) -> Tensor:
-        """`held` is w1, w3 and w2; `rule` the limit and whether there are round trips."""
+        """`held` is w1, w3 and w2; `rule` the limit and the round trips, outer and inner."""
         x = _f32(x, 2)
         tokens, width = x.shape
         inter = held[0].rows

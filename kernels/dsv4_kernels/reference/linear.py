@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from dsv4_kernels.tensors import LinearWeight
+from dsv4_kernels.trips import Trip
 
 
-def linear(x: Tensor, weight: LinearWeight) -> Tensor:
+def linear(x: Tensor, weight: LinearWeight, made: Trip = Trip.NONE) -> Tensor:
     """As `ops.Linear`."""
     return x @ weight.matrix().T  # [T, N]
 

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from dsv4_kernels.reference.round_trip import fp8_round_trip
+from dsv4_kernels.reference import round_trip as trips
 from dsv4_kernels.tensors import ExpertWeights, LinearWeight
+from dsv4_kernels.trips import Trip, make_trip
 
-EXPERT_GROUP = 128  # columns that share one activation scale
 
-
-def moe(x: Tensor, experts: ExpertWeights, ids: Tensor, weights: Tensor, limit: float, round_trip: bool) -> Tensor:
+def moe(x: Tensor, experts: ExpertWeights, ids: Tensor, weights: Tensor, limit: float, round_trip: Trip) -> Tensor:
     """As `ops.Moe`."""
     slots = torch.zeros(*ids.shape, x.shape[1])  # [T, K, D]
     for expert in sorted(set(ids.flatten().tolist())):
@@ -29,7 +28,14 @@ def moe(x: Tensor, experts: ExpertWeights, ids: Tensor, weights: Tensor, limit: 
 
 
 def gated_mlp(
-    x: Tensor, w1: LinearWeight, w3: LinearWeight, w2: LinearWeight, limit: float, round_trip: bool
+    x: Tensor,
+    w1: LinearWeight,
+    w3: LinearWeight,
+    w2: LinearWeight,
+    limit: float,
+    round_trip: Trip,
+    *,
+    made: Trip = Trip.NONE,
 ) -> Tensor:
     """As `ops.GatedMlp`."""
     return _down(_gate(x, w1.matrix(), w3.matrix(), limit), w2.matrix(), round_trip)
@@ -39,5 +45,5 @@ def _gate(x: Tensor, w1: Tensor, w3: Tensor, limit: float) -> Tensor:
     return silu((x @ w1.T).clamp(max=limit)) * (x @ w3.T).clamp(-limit, limit)
 
 
-def _down(hidden: Tensor, w2: Tensor, round_trip: bool) -> Tensor:
-    return (fp8_round_trip(hidden, EXPERT_GROUP) if round_trip else hidden) @ w2.T
+def _down(hidden: Tensor, w2: Tensor, round_trip: Trip) -> Tensor:
+    return make_trip(trips, hidden, round_trip) @ w2.T

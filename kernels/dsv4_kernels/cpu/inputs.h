@@ -1,0 +1,55 @@
+// What a weight is multiplied with: rows of floats, or the integers of the round trip that they made.
+#pragma once
+#include "bytes.h"
+#include "digits.h"
+
+class Inputs {
+ public:
+  // `count` rows for weights stored as w, which made the round trip `trip` or make it in put().
+  Inputs(const Weight& w, int trip, long count)
+      : width_(w.columns), size_(tiles::group_size(w)), trip_(is_fp4(w) ? trip : rounding::NO_TRIP) {
+    if (trip_ == rounding::FP8_TRIP) digits_.resize(count * (width_ / size_));
+    if (trip_ == rounding::INT8_TRIP) bytes_.resize(count * (width_ / size_));
+  }
+
+  // Splits row i, where rows are split.
+  void put(long i, const float* x) {
+    if (trip_ == rounding::FP8_TRIP) digits::split_row(x, width_, size_, digits_.data() + i * (width_ / size_));
+    if (trip_ == rounding::INT8_TRIP) bytes::split_row(x, width_, size_, bytes_.data() + i * (width_ / size_));
+  }
+
+  bool is_split() const { return trip_ != rounding::NO_TRIP; }
+
+  // Products of the rows numbers[i] (at x + numbers[i] * columns as floats), up to MOST_ROWS, with columns
+  // [first, first + N) of matrix e through put(row, column - first, value); a split row wants a multiple of 8 as first.
+  template <class Put>
+  void multiply(const float* x, const long* numbers, long count, const Weight& w, long e, long first, long N,
+                std::vector<float>& room, Put put) const {
+    if (trip_ == rounding::FP8_TRIP) {
+      const digits::Group* rows[packed::MOST_ROWS];
+      point(digits_, numbers, count, rows);
+      digits::products(rows, count, w, e, first, N, put);
+    } else if (trip_ == rounding::INT8_TRIP) {
+      const bytes::Group* rows[packed::MOST_ROWS];
+      point(bytes_, numbers, count, rows);
+      bytes::products(rows, count, w, e, first, N, put);
+    } else {
+      const float* rows[packed::MOST_ROWS];
+      for (long r = 0; r < count; r++) rows[r] = x + numbers[r] * width_;
+      packed::products(rows, count, w, e, first, N, room, put);
+    }
+  }
+
+ private:
+  static bool is_fp4(const Weight& w) { return w.format == packed::MXFP4 || w.format == packed::NVFP4; }
+
+  template <class Group>
+  void point(const std::vector<Group>& split, const long* numbers, long count, const Group** rows) const {
+    for (long r = 0; r < count; r++) rows[r] = split.data() + numbers[r] * (width_ / size_);
+  }
+
+  long width_, size_;
+  int trip_;
+  std::vector<digits::Group> digits_;
+  std::vector<bytes::Group> bytes_;
+};
