@@ -56,7 +56,7 @@ def run_sanitised(*arguments: str) -> subprocess.CompletedProcess[str]:
     assert compiler is not None
     options = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1", "LD_PRELOAD": preload(compiler)}
     return subprocess.run(
-        [sys.executable, "-c", RUN, " ".join(FLAGS), "-q", "-x", "-s", "-p", "no:cacheprovider", *arguments],
+        [sys.executable, "-c", RUN, " ".join(FLAGS), "-x", "-s", "-p", "no:cacheprovider", *arguments],
         cwd=ROOT,
         env=os.environ | options,
         capture_output=True,
@@ -70,7 +70,7 @@ def run_sanitised(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_kernels_read_and_write_inside_their_tensors() -> None:
     done = run_sanitised(*TESTED)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-    assert "100%" in done.stdout
+    assert " passed" in done.stdout
 
 
 @pytest.mark.slow
