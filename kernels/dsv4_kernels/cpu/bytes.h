@@ -5,10 +5,9 @@
 
 namespace bytes {
 
-constexpr float UNIT = 0.5f;  // of a sum of products
-
 // The integers in their places; corrections for them, and for their sum.
 struct Group {
+  static constexpr float UNIT = 0.5f;
   int32_t quads[8], corrections, correction;
   float scale;
 
@@ -55,12 +54,6 @@ static inline void split_row(const float* x, long K, long size, Group* out) {
     const float scale = integers(x + k, n, values);
     for (long i = 0; i < n; i += size) split(values + i, size, scale, out[(k + i) / size]);
   }
-}
-
-// As tiles::products.
-template <class Put>
-static inline void products(const Group* const* rows, long M, const Weight& w, long e, long first, long N, Put put) {
-  tiles::products(rows, M, w, e, first, N, UNIT, put);
 }
 
 }  // namespace bytes

@@ -9,12 +9,12 @@
 
 namespace digits {
 
-constexpr long ROUND_GROUP = 128, DIGITS = 3, HIGH_SHIFT = 11, MIDDLE_SHIFT = 4;
+constexpr long DIGITS = 3, HIGH_SHIFT = 11, MIDDLE_SHIFT = 4;
 constexpr int32_t HIGH_UNIT = 1 << HIGH_SHIFT, MIDDLE_UNIT = 1 << MIDDLE_SHIFT;
-constexpr float UNIT = 1.0f / 1024;  // of a sum of products: 2^-9 of the activation, 2^-1 of the weight
 
 // The digits in their places; corrections for each of them, and for the sum of the integers.
 struct Group {
+  static constexpr float UNIT = 1.0f / 1024;  // of a sum of products: 2^-9 of the activation, 2^-1 of the weight
   int32_t quads[DIGITS][8], corrections[DIGITS], has_low, correction;
   float scale;
 
@@ -71,9 +71,9 @@ static inline void split(const int32_t* values, long size, Group& out) {
 
 // A row of K activations; K is a multiple of the group.
 static inline void split_row(const float* x, long K, long size, Group* out) {
-  int32_t values[ROUND_GROUP];
-  for (long k = 0; k < K; k += ROUND_GROUP) {
-    const long n = std::min(ROUND_GROUP, K - k);
+  int32_t values[rounding::FP8_GROUP];
+  for (long k = 0; k < K; k += rounding::FP8_GROUP) {
+    const long n = std::min(rounding::FP8_GROUP, K - k);
     const float scale = integers(x + k, n, values);
     for (long i = 0; i < n; i += size) {
       Group& group = out[(k + i) / size];
@@ -81,12 +81,6 @@ static inline void split_row(const float* x, long K, long size, Group* out) {
       group.scale = scale;
     }
   }
-}
-
-// As tiles::products.
-template <class Put>
-static inline void products(const Group* const* rows, long M, const Weight& w, long e, long first, long N, Put put) {
-  tiles::products(rows, M, w, e, first, N, UNIT, put);
 }
 
 }  // namespace digits

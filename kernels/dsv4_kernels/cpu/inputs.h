@@ -28,11 +28,11 @@ class Inputs {
     if (trip_ == rounding::FP8_TRIP) {
       const digits::Group* rows[packed::MOST_ROWS];
       point(digits_, numbers, count, rows);
-      digits::products(rows, count, w, e, first, N, put);
+      tiles::products(rows, count, w, e, first, N, put);
     } else if (trip_ == rounding::INT8_TRIP) {
       const bytes::Group* rows[packed::MOST_ROWS];
       point(bytes_, numbers, count, rows);
-      bytes::products(rows, count, w, e, first, N, put);
+      tiles::products(rows, count, w, e, first, N, put);
     } else {
       const float* rows[packed::MOST_ROWS];
       for (long r = 0; r < count; r++) rows[r] = x + numbers[r] * width_;

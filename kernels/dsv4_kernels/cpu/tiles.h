@@ -1,9 +1,9 @@
 // FP4 weights times integers, eight rows of the weight at a time.
 //
 // A weight is an integer from -12 to 12 times half its group's scale, and enters as the unsigned 2 v + 12. `Group` is one
-// group of one activation row: its scale, `sum` with eight rows of weights, exact in 32 bits, and for scalar code
-// `integer`. Over the groups runs a chain of fused multiply-adds in float32, in order, in slabs whose sums are added in
-// order. So the bits are the same on every instruction set, and for any number of rows.
+// group of one activation row: its scale, `sum` with eight rows of weights, exact in 32 bits, for scalar code `integer`,
+// and UNIT, what a sum of products is worth. Over the groups runs a chain of fused multiply-adds in float32, in order, in
+// slabs whose sums are added in order. So the bits are the same on every instruction set, and for any number of rows.
 #pragma once
 #include "packed.h"
 
@@ -84,6 +84,30 @@ INLINE void slab(const Weight& w, long e, const uint8_t* codes, const uint8_t* s
   }
   for (int m = 0; m < M; m++) acc[m] = acc[m] + kept[m];
 }
+#else
+template <int QUADS, int M, class Group>
+static inline void slab(const Weight& w, long e, const uint8_t* codes, const uint8_t* scales, const Group* const* rows,
+                        long begin, long end, f8* acc) {
+  constexpr long SIZE = QUADS * 4;
+  for (int m = 0; m < M; m++) {
+    f8 kept{};
+    for (long g = begin; g < end; g++) {
+      const Group& x = rows[m][g];
+      f8 total{}, scale{};
+      for (long r = 0; r < TILE; r++) {
+        int32_t sum = 0;
+        for (long i = 0; i < SIZE; i++) {
+          const uint8_t byte = codes[(g * SIZE + i / 8 * 8) * TILE / 2 + r * 4 + i % 8 / 2];
+          sum += (int32_t)(2.0f * rows::tables().e2m1[byte >> (4 * (i & 1)) & 15]) * x.integer(place(i));
+        }
+        total[r] = (float)sum, scale[r] = fp4_scale(w, e, scales[g * TILE + r]);
+      }
+      kept = fma(total, scale * splat8(x.scale), kept);
+    }
+    acc[m] = acc[m] + kept;
+  }
+}
+#endif
 
 template <int QUADS, class Group>
 __attribute__((noinline)) static void tile(const Weight& w, long e, long t, const Group* const* rows, long M, f8* acc) {
@@ -101,45 +125,17 @@ __attribute__((noinline)) static void tile(const Weight& w, long e, long t, cons
     if (m < M) slab<QUADS, 1>(w, e, codes, scales, rows + m, g, end, acc + m);
   }
 }
-#else
-template <int QUADS, class Group>
-__attribute__((noinline)) static void tile(const Weight& w, long e, long t, const Group* const* rows, long M, f8* acc) {
-  constexpr long SIZE = QUADS * 4, STEP = SLAB / SIZE;
-  const long groups = w.columns / SIZE;
-  const uint8_t* codes = w.codes + e * w.code_bytes + t * w.columns * TILE / 2;
-  const uint8_t* scales = w.scales + e * w.scale_bytes + t * groups * TILE;
-  for (long m = 0; m < M; m++) {
-    f8 kept{};
-    acc[m] = f8{};
-    for (long g = 0; g < groups; g++) {
-      const Group& x = rows[m][g];
-      f8 total{}, scale{};
-      for (long r = 0; r < TILE; r++) {
-        int32_t sum = 0;
-        for (long i = 0; i < SIZE; i++) {
-          const uint8_t byte = codes[(g * SIZE + i / 8 * 8) * TILE / 2 + r * 4 + i % 8 / 2];
-          sum += (int32_t)(2.0f * rows::tables().e2m1[byte >> (4 * (i & 1)) & 15]) * x.integer(place(i));
-        }
-        total[r] = (float)sum, scale[r] = fp4_scale(w, e, scales[g * TILE + r]);
-      }
-      kept = fma(total, scale * splat8(x.scale), kept);
-      if ((g + 1) % STEP == 0 || g + 1 == groups) acc[m] = acc[m] + kept, kept = f8{};
-    }
-  }
-}
-#endif
 
 // The products of the given rows with columns [first, first + N) of matrix e through put(row, column - first, value);
-// first is a multiple of 8. `unit` is what a sum of products is worth.
+// first is a multiple of 8.
 template <class Group, class Put>
-static inline void products(const Group* const* rows, long M, const Weight& w, long e, long first, long N, float unit,
-                            Put put) {
+static inline void products(const Group* const* rows, long M, const Weight& w, long e, long first, long N, Put put) {
   f8 acc[MOST_ROWS];
   for (long n = 0; n < N; n += TILE) {
     const long t = (first + n) / TILE, columns = std::min(TILE, N - n);
     w.format == MXFP4 ? tile<8>(w, e, t, rows, M, acc) : tile<4>(w, e, t, rows, M, acc);
     for (long m = 0; m < M; m++)
-      for (long c = 0; c < columns; c++) put(m, n + c, acc[m][c] * unit);
+      for (long c = 0; c < columns; c++) put(m, n + c, acc[m][c] * Group::UNIT);
   }
 }
 
