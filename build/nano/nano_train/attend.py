@@ -10,6 +10,7 @@ from torch import Tensor
 from nano_train import fast
 from nano_train.autograd import Function, Saved, apply
 from nano_train.config import CHUNK
+from nano_train.products import lowered, product, product_into
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,13 @@ class _Attend(Function):
         ctx: Saved, query: Tensor, keys: Tensor, entries: Tensor, sink: Tensor, view: View
     ) -> tuple[Tensor, Tensor]:
         out, normaliser = torch.empty_like(query), query.new_empty(query.shape[:2])
-        scale = query.shape[2] ** -0.5
+        query, scale = lowered(query), query.shape[2] ** -0.5
         for chunk, mask in enumerate(view.masks):
             rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
             seen = _seen(keys, entries, view, chunk)  # [K, D]
-            scores = torch.mm(query[rows].flatten(0, 1), (seen * scale).T)  # [CHUNK * H, K]
+            scores = product(query[rows].flatten(0, 1), lowered(seen * scale).T)  # [CHUNK * H, K]
             share, normaliser[rows] = fast.masked_softmax(scores, mask, sink)
-            torch.mm(share, seen, out=out[rows].view(-1, query.shape[2]))
+            product_into(out[rows].view(-1, query.shape[2]), lowered(share), lowered(seen))
         ctx.save_for_backward(query, keys, entries, sink, out, normaliser)
         ctx.view = view  # type: ignore[attr-defined]
         ctx.mark_non_differentiable(normaliser)
@@ -49,19 +50,22 @@ class _Attend(Function):
     def backward(ctx: Saved, d_out: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         query, keys, entries, sink, out, normaliser = ctx.saved_tensors  # type: ignore[attr-defined]
         view: View = ctx.view  # type: ignore[attr-defined]
-        d_query, d_keys, d_entries = torch.empty_like(query), torch.zeros_like(keys), torch.zeros_like(entries)
+        d_query, d_keys, d_entries = torch.empty_like(out), torch.zeros_like(keys), torch.zeros_like(entries)
         scale, heads = query.shape[2] ** -0.5, query.shape[1]
         d_out = d_out.contiguous()
         delta = (d_out * out).sum(2)  # [T, H]
+        d_out = d_out.to(query.dtype)
         for chunk, mask in enumerate(view.masks):
             rows, width = slice(chunk * CHUNK, (chunk + 1) * CHUNK), view.window + CHUNK
             seen = _seen(keys, entries, view, chunk)
             flat_query, flat_out = query[rows].flatten(0, 1), d_out[rows].flatten(0, 1)
-            share = torch.mm(flat_query, (seen * scale).T)  # [CHUNK * H, K]
-            d_scores = torch.mm(flat_out, seen.T)
+            scaled = (seen * scale).to(query.dtype)
+            share = product(flat_query, scaled.T)  # [CHUNK * H, K]
+            d_scores = product(flat_out, seen.to(query.dtype).T)
             fast.softmax_backward(share, d_scores, mask, normaliser[rows], delta[rows])
-            torch.mm(d_scores, seen * scale, out=d_query[rows].view(CHUNK * heads, -1))
-            d_seen = torch.mm(share.T, flat_out).addmm_(d_scores.T, flat_query, alpha=scale)
+            share, d_scores = share.to(query.dtype), d_scores.to(query.dtype)
+            product_into(d_query[rows].view(CHUNK * heads, -1), d_scores, scaled)
+            d_seen = product(share.T, flat_out).add_(product(d_scores.T, flat_query), alpha=scale)
             d_keys[chunk * CHUNK : chunk * CHUNK + width] += d_seen[:width]
             low, high = view.ranges[chunk]
             if high > low:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from dsv4_backend.config import LayerKind, LayerSpec, ModelConfig
 from nano_train import fast, stacked
@@ -17,6 +16,7 @@ from nano_train.attend import View, attend
 from nano_train.batch import EntryGeometry
 from nano_train.indexer import Indexer
 from nano_train.numerics import Rounding
+from nano_train.products import linear
 from nano_train.row import Row, Turn
 from nano_train.weights import Weights
 
@@ -113,9 +113,9 @@ class Attention:
     def _output(self, mixed: Tensor) -> Tensor:
         """Project groups of heads down, then all groups together. Shapes: mixed [T, H, c]; returns [T, d]."""
         groups = self.config.o_groups
-        grouped = mixed.reshape(mixed.shape[0], groups, -1).transpose(0, 1)  # [G, T, H / G * c]
+        grouped = mixed.reshape(mixed.shape[0], groups, -1)  # [T, G, H / G * c]
         wo_a = self._weight("wo_a.weight").view(groups, self.config.o_lora_rank, -1)
-        latent = torch.bmm(grouped, wo_a.transpose(1, 2)).transpose(0, 1).flatten(1)  # [T, G * d_g]
+        latent = torch.cat([linear(grouped[:, group], wo_a[group]) for group in range(groups)], dim=1)  # [T, G * d_g]
         return linear(self.rounding.input(latent), self._weight("wo_b.weight"))
 
     def _weight(self, name: str) -> Tensor:

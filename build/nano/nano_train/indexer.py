@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from dsv4_backend.config import ModelConfig
 from nano_train import fast
 from nano_train.batch import EntryGeometry
 from nano_train.config import CHUNK
 from nano_train.numerics import Rounding
+from nano_train.products import linear
 from nano_train.row import Row, Turn
 
 
@@ -41,7 +41,7 @@ class Indexer:
         heads, width = self.config.index_heads, self.config.index_head_dim
         query = linear(self.latent[rows], self.wq_b).view(CHUNK, heads, width)
         query = self.rounding.index(fast.rotate(query, self.at_tokens.cos[rows], self.at_tokens.sin[rows]))
-        each = torch.relu(query.flatten(0, 1) @ self.keys[low:high].T).view(CHUNK, heads, -1)
+        each = torch.relu(linear(query.flatten(0, 1), self.keys[low:high])).view(CHUNK, heads, -1)
         scale: float = width**-0.5 * heads**-0.5
         return torch.bmm((self.head_weights[rows] * scale).unsqueeze(1), each).squeeze(1)
 
@@ -87,5 +87,5 @@ class Indexer:
     def _target(query: Tensor, entries: Tensor, normaliser: Tensor, chunk: int) -> Tensor:
         """Attention of all heads to each entry, chosen or not. Shapes: returns [CHUNK, C]."""
         rows = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
-        scores = (query[rows].flatten(0, 1) @ entries.T).view(CHUNK, query.shape[1], -1) * query.shape[2] ** -0.5
+        scores = linear(query[rows].flatten(0, 1), entries).view(CHUNK, query.shape[1], -1) * query.shape[2] ** -0.5
         return torch.exp(scores - normaliser[rows].unsqueeze(2)).sum(1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -29,12 +30,14 @@ from nano_train.muon import Rates
 from nano_train.numerics import Rounding, quantised_names, rounded_weights
 from nano_train.objective import Losses, losses
 from nano_train.plan import Plan
+from nano_train.products import is_half
 from nano_train.row import IndexPhase
 from nano_train.shared import Arena, Barrier, meet
 from nano_train.state import Log, save_state
 from nano_train.weights import Weights
 
 REPORTED = ("next_token", "draft", "index", "hit", "draft_hit", "tokens", "stop")
+NUM_COMPILED = 60_000  # shapes of products: as many as experts and chunks have numbers of rows
 NUM_REPORTED = 512  # room for the loads of every router as well
 LARGEST_NORM = 1.0
 BAR_WIDTH = 24
@@ -48,6 +51,7 @@ class Run:
     Rule: a run without a saved state begins with the weights of the checkpoints `begin`, the first before the next;
           what none of them holds begins with random ones.
           On another device than the CPU there is one rank, for which other processes make the rows ahead.
+          has_bfloat16: matrix products as `products` describes.
     """
 
     values: dict[str, object]
@@ -56,6 +60,7 @@ class Run:
     num_ranks: int
     begin: tuple[Path, ...] = ()
     device: str = "cpu"
+    has_bfloat16: bool = False
     evaluate_steps: int = 200
     evaluate_rows: int = 4
     save_s: float = 180.0
@@ -66,6 +71,7 @@ class Rank:
 
     def __init__(self, run: Run, rank: int, arena: Arena, barrier: Barrier) -> None:
         quieten()
+        is_half.set(run.has_bfloat16)
         self.run, self.rank, self.arena, self.barrier = run, rank, arena, barrier
         self.config: ModelConfig = read_config(run.values)
         self.weights = arena.weights(rank)
@@ -188,8 +194,9 @@ def _reported(found: Losses, forward: Pass, plan: Plan) -> torch.Tensor:
 
 
 def quieten() -> None:
-    """One thread per rank, and freed memory kept for the next step instead of given back page by page."""
+    """One thread per rank, freed memory kept for the next step, and every compiled shape of a product kept as well."""
     torch.set_num_threads(1)
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(NUM_COMPILED))
     libc = ctypes.CDLL(None)
     for option, value in ((-3, 32 << 20), (-1, (1 << 31) - 1), (-2, 64 << 20)):  # mmap and trim thresholds, top pad
         libc.mallopt(option, value)

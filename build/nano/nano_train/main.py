@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--row-tokens", type=int, default=4096, help="tokens per rank and step")
     one.add_argument("--prompt-weight", type=float, default=0.2, help="weight of the prompt's own tokens in the loss")
     one.add_argument("--device", default="cpu", help="cuda: one rank, many rows at once")
+    one.add_argument("--bfloat16", action="store_true", help="multiply bfloat16: faster on CPUs with AVX512-BF16")
     one.add_argument("--packed-rows", type=int, default=1, help="rows of a step that are computed as one")
     one.add_argument("--evaluate-steps", type=int, default=100)
     two = commands.add_parser("curves", help="draw the log of a run")
@@ -81,6 +82,7 @@ def _train(options: argparse.Namespace) -> int:
         begin=tuple(options.begin),
         num_ranks=options.ranks,
         device=options.device,
+        has_bfloat16=options.bfloat16,
         evaluate_steps=options.evaluate_steps,
     )
     done = train(run)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import linear as exact
 
 from dsv4_backend.config import LayerKind, LayerSpec, ModelConfig, RopeSpec
 from dsv4_backend.model.rope import frequencies, rotation
@@ -19,6 +19,7 @@ from nano_train.attention import Attention
 from nano_train.batch import Batch, geometry
 from nano_train.moe import Rules, route, routed_experts
 from nano_train.numerics import Rounding
+from nano_train.products import linear
 from nano_train.row import IndexPhase, Row, Stacked, Turn
 from nano_train.weights import Weights
 
@@ -71,7 +72,7 @@ class Pass:
         z = self._project(f"{prefix}hc_head", streams)
         mixing = torch.sigmoid(z * weights[f"{prefix}hc_head_scale"] + weights[f"{prefix}hc_head_base"])
         hidden = ops.hyper_collapse(streams, mixing + self.config.hc_eps)
-        return linear(self._norm(hidden, weights[f"{prefix}norm.weight"]), weights["head.weight"])
+        return exact(self._norm(hidden, weights[f"{prefix}norm.weight"]), weights["head.weight"])
 
     def _layer(self, prefix: str, spec: LayerSpec, streams: Tensor) -> Tensor:
         streams = self._around(f"{prefix}.hc_attn", streams, lambda hidden: self._attend(prefix, spec, hidden))
@@ -88,7 +89,7 @@ class Pass:
     def _project(self, prefix: str, streams: Tensor) -> Tensor:
         flat = streams.flatten(1)  # [T, N * d]
         scale = (flat.square().mean(1, keepdim=True) + self.config.norm_eps).rsqrt()
-        return linear(flat, self.weights[f"{prefix}_fn"]) * scale
+        return exact(flat, self.weights[f"{prefix}_fn"]) * scale
 
     def _attend(self, prefix: str, spec: LayerSpec, hidden: Tensor) -> Tensor:
         attention = Attention(self.config, spec, self.weights, f"{prefix}.attn", self.rounding)
@@ -115,7 +116,7 @@ class Pass:
         config, bias = self.config, self.weights.get(f"{prefix}.bias")
         table = self.weights.get(f"{prefix}.tid2eid")
         fixed = None if table is None else table[self.batch.token_ids]
-        logits = linear(x, self.weights[f"{prefix}.weight"])
+        logits = exact(x, self.weights[f"{prefix}.weight"])
         ids, shares = route(logits, bias, fixed, config.num_active_experts, config.routed_scale)
         if bias is not None:
             self.loads[f"{prefix}.bias"] = torch.bincount(ids.flatten(), minlength=config.num_experts)

@@ -11,6 +11,7 @@ from torch import Tensor
 from nano_train import fast
 from nano_train.autograd import Function, Saved, apply
 from nano_train.numerics import Rounding
+from nano_train.products import lowered, product_into
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +30,13 @@ class _Experts(Function):
         order = ids.flatten().argsort(stable=True)  # [T * K], by expert
         bounds = [0, *torch.bincount(ids.flatten(), minlength=w13.shape[0]).cumsum(0).tolist()]
         tokens, sorted_shares = order // ids.shape[1], shares.flatten()[order]
-        picked = x[tokens]  # [T * K, d]
-        gate_up, out = x.new_empty(order.shape[0], w13.shape[1]), torch.empty_like(picked)
+        gate_up, out = x.new_empty(order.shape[0], w13.shape[1]), x.new_empty(order.shape[0], x.shape[1])
+        picked, w13, w2 = lowered(x)[tokens], lowered(w13), lowered(w2)  # picked [T * K, d]
         for expert, (low, high) in enumerate(pairwise(bounds)):
-            torch.mm(picked[low:high], w13[expert].T, out=gate_up[low:high])
-        hidden = rules.rounding.input(fast.swiglu_forward(gate_up, sorted_shares, rules.limit))
+            product_into(gate_up[low:high], picked[low:high], w13[expert].T)
+        hidden = lowered(rules.rounding.input(fast.swiglu_forward(gate_up, sorted_shares, rules.limit)))
         for expert, (low, high) in enumerate(pairwise(bounds)):
-            torch.mm(hidden[low:high], w2[expert].T, out=out[low:high])
+            product_into(out[low:high], hidden[low:high], w2[expert].T)
         ctx.save_for_backward(picked, gate_up, sorted_shares, order, w13, w2)
         ctx.rest = bounds, rules, ids.shape  # type: ignore[attr-defined]
         return _unsort(out, order, ids.shape)
@@ -44,18 +45,18 @@ class _Experts(Function):
     def backward(ctx: Saved, d_total: Tensor) -> tuple[Tensor | None, ...]:
         picked, gate_up, shares, order, w13, w2 = ctx.saved_tensors  # type: ignore[attr-defined]
         bounds, rules, shape = ctx.rest  # type: ignore[attr-defined]
-        d_out = d_total[order // shape[1]]  # [T * K, d]
-        d_hidden, d_picked = gate_up.new_empty(order.shape[0], w2.shape[2]), torch.empty_like(picked)
-        d_w13, d_w2 = torch.empty_like(w13), torch.empty_like(w2)
+        d_out = d_total.to(picked.dtype)[order // shape[1]]  # [T * K, d]
+        d_hidden, d_picked = gate_up.new_empty(order.shape[0], w2.shape[2]), gate_up.new_empty(picked.shape)
+        d_w13, d_w2 = gate_up.new_empty(w13.shape), gate_up.new_empty(w2.shape)
         for expert, (low, high) in enumerate(pairwise(bounds)):
-            torch.mm(d_out[low:high], w2[expert], out=d_hidden[low:high])
+            product_into(d_hidden[low:high], d_out[low:high], w2[expert])
         hidden, d_gate_up, d_sorted = fast.swiglu_backward(gate_up, shares, d_hidden, rules.limit)
-        hidden = rules.rounding.input(hidden)
+        hidden, d_half = rules.rounding.input(hidden).to(picked.dtype), d_gate_up.to(picked.dtype)
         assert d_sorted is not None
         for expert, (low, high) in enumerate(pairwise(bounds)):
-            torch.mm(d_out[low:high].T, hidden[low:high], out=d_w2[expert])
-            torch.mm(d_gate_up[low:high].T, picked[low:high], out=d_w13[expert])
-            torch.mm(d_gate_up[low:high], w13[expert], out=d_picked[low:high])
+            product_into(d_w2[expert], d_out[low:high].T, hidden[low:high])
+            product_into(d_w13[expert], d_half[low:high].T, picked[low:high])
+            product_into(d_picked[low:high], d_half[low:high], w13[expert])
         d_shares = torch.empty_like(d_sorted).scatter_(0, order, d_sorted).view(shape)
         return _unsort(d_picked, order, shape), None, d_shares, d_w13, d_w2, None
 

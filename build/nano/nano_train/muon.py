@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nano_train.products import lowered
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NUM_ITERATIONS = 5
 UPDATE_RMS = 0.2
@@ -61,11 +63,11 @@ def _orthogonal(name: str, direction: Tensor) -> Tensor:
     is_tall = direction.shape[-2] > direction.shape[-1]
     x = direction.mT if is_tall else direction
     x = x.reshape(-1, x.shape[-2], x.shape[-1])
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-12)
+    x = lowered(x / (x.norm(dim=(1, 2), keepdim=True) + 1e-12))
     a, b, c = NEWTON_SCHULZ
     for _ in range(NUM_ITERATIONS):
         gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     scale: float = UPDATE_RMS * max(x.shape[-2:]) ** 0.5
-    x = x * scale
+    x = x.float() * scale
     return (x.mT if is_tall else x).reshape(shape)

@@ -33,11 +33,11 @@ class Stage:
 
 
 LATE_FAMILIES = {
-    **{"tools": 9.0, "parallel": 3.0, "recall": 8.0, "arithmetic": 6.0, "json": 6.0},
-    **{"sort": 18.0, "copy": 14.0, "greet": 6.0, "unknown": 3.0},
+    **{"tools": 8.0, "parallel": 4.0, "recall": 8.0, "arithmetic": 9.0, "json": 11.0},
+    **{"sort": 26.0, "copy": 8.0, "greet": 4.0, "unknown": 3.0},
 }
-LATE_MODES: dict[Mode, float] = {"off": 0.4, "on": 0.36, "max": 0.24}
-LATE = Stage(0.86, 2048, 2048, (20, 1200), 0.6, 6, 8, 0.3, LATE_FAMILIES, LATE_MODES)
+LATE_MODES: dict[Mode, float] = {"off": 0.36, "on": 0.36, "max": 0.28}
+LATE = Stage(0.86, 2048, 2048, (20, 1200), 0.6, 6, 8, 0.4, LATE_FAMILIES, LATE_MODES)
 STAGES = (
     Stage(0.18, 1024, 320, (10, 160), tools=2, requests=1),
     Stage(0.5, 2048, 900, (10, 500), tools=3, requests=3),
