@@ -15,7 +15,7 @@ SHELL = /bin/bash
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup preflight demo serve gateway chat test test-ci test-full test-agents nano nano-eval check format
+.PHONY: help setup preflight demo serve gateway chat test test-ci test-full test-gpu bench-gpu test-agents nano nano-eval check format
 .PHONY: bench validate image push run clean
 
 help: ## Print this help
@@ -51,6 +51,9 @@ test-ci: setup ## Heavier tests on the real server
 test-full: setup ## The slow tests, alone; their result goes to tests/results/test-full.txt
 	@mkdir -p tests/results; set -o pipefail; $(PYTEST) -m slow -v --color=no 2>&1 | grep -v '^rootdir' | tee tests/results/test-full.txt
 
+test-gpu: setup ## Every GPU kernel against its reference, on the GPU that is here
+	@DSV4_TEST_GPU=1 $(PYTEST) -m "not slow" $(filter-out %/test_triton_pairs.py,$(wildcard tests/kernels/test_triton_*.py))
+
 test-agents: setup ## openai-node, the NeMo Agent Toolkit and OpenClaw on the real server (npm, network, 1.2 GB in build/cache)
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/agents/main.py
 
@@ -70,6 +73,9 @@ format: setup ## Format the sources
 
 bench: setup ## Measure the figures of the README
 	@$(BIN)/python build/bench/run.py
+
+bench-gpu: setup ## Measure the GPU kernels at the shapes of Flash, on the GPU that is here
+	@$(BIN)/python build/bench/gpu_kernels.py --out build/bench/results/gpu/kernels.json
 
 image: setup ## Build the NIM-style image (BASE_IMAGE=…: on that base; default: a Debian base that is made here)
 	@$(BIN)/python build/image/main.py build --tag $(IMAGE) $(if $(BASE_IMAGE),--base-image "$(BASE_IMAGE)" --python "$(BASE_PYTHON)")

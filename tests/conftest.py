@@ -11,7 +11,8 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("TRITON_INTERPRET", "1")  # read where a kernel is defined: before anything imports the language
+if os.environ.get("DSV4_TEST_GPU") != "1":
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read where a kernel is defined: before anything imports Triton
 settings.register_profile("shared-cores", deadline=None)  # wall time says nothing while others compute
 settings.load_profile("shared-cores")
 

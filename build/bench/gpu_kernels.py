@@ -80,6 +80,7 @@ def main() -> int:
         "figures": [asdict(each) for each in figures],
     }
     if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write("\n".join(lines(record)) + "\n")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 
 import numpy as np
@@ -11,6 +12,12 @@ from dsv4_kernels.dispatch import bind
 from dsv4_kernels.ops import OpTable
 
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without a GPU, tests of a GPU are no success."""
+    if os.environ.get("DSV4_TEST_GPU") == "1" and not torch.cuda.is_available():
+        pytest.exit("torch sees no GPU: make test-gpu needs one.", returncode=2)
 
 
 @pytest.fixture(scope="session", params=["reference", "cpu"])

@@ -13,12 +13,12 @@ struct Group {
 
   int32_t integer(long at) const { return ((const int8_t*)quads)[at]; }
 
-#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
-  template <int QUADS> __attribute__((always_inline)) __m256i sum(const __m256i* w) const {
-    return tiles::byte_sum<QUADS>(w, quads, _mm256_set1_epi32(correction));
+#if defined(TWO_TILES)
+  template <int QUADS, class I> __attribute__((always_inline)) I sum(const I* w) const {
+    return tiles::byte_sum<QUADS>(w, quads) + correction;
   }
 #elif defined(__AVX2__)
-  template <int QUADS> __attribute__((always_inline)) __m256i sum(const __m256i* w) const {
+  template <int QUADS> __attribute__((always_inline)) tiles::i8 sum(const tiles::i8* w) const {
     return tiles::byte_sum<QUADS>(w, quads, corrections, 0);
   }
 #endif

@@ -23,19 +23,17 @@ struct Group {
     return digit[at] * HIGH_UNIT + digit[32 + at] * MIDDLE_UNIT + digit[64 + at];
   }
 
-#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
-  template <int QUADS> __attribute__((always_inline)) __m256i sum(const __m256i* w) const {
-    const __m256i zero = _mm256_setzero_si256();
-    const __m256i high = _mm256_slli_epi32(tiles::byte_sum<QUADS>(w, quads[0], zero), HIGH_SHIFT);
-    const __m256i middle = _mm256_slli_epi32(tiles::byte_sum<QUADS>(w, quads[1], zero), MIDDLE_SHIFT);
-    const __m256i total = _mm256_add_epi32(_mm256_add_epi32(high, middle), _mm256_set1_epi32(correction));
-    return has_low ? _mm256_add_epi32(total, tiles::byte_sum<QUADS>(w, quads[2], zero)) : total;
+#if defined(TWO_TILES)
+  template <int QUADS, class I> __attribute__((always_inline)) I sum(const I* w) const {
+    const I high = tiles::byte_sum<QUADS>(w, quads[0]) << HIGH_SHIFT;
+    const I total = high + (tiles::byte_sum<QUADS>(w, quads[1]) << MIDDLE_SHIFT) + correction;
+    return has_low ? total + tiles::byte_sum<QUADS>(w, quads[2]) : total;
   }
 #elif defined(__AVX2__)
-  template <int QUADS> __attribute__((always_inline)) __m256i sum(const __m256i* w) const {
-    const __m256i total = _mm256_add_epi32(tiles::byte_sum<QUADS>(w, quads[0], corrections[0], HIGH_SHIFT),
-                                           tiles::byte_sum<QUADS>(w, quads[1], corrections[1], MIDDLE_SHIFT));
-    return has_low ? _mm256_add_epi32(total, tiles::byte_sum<QUADS>(w, quads[2], corrections[2], 0)) : total;
+  template <int QUADS> __attribute__((always_inline)) tiles::i8 sum(const tiles::i8* w) const {
+    const tiles::i8 total = tiles::byte_sum<QUADS>(w, quads[0], corrections[0], HIGH_SHIFT) +
+                            tiles::byte_sum<QUADS>(w, quads[1], corrections[1], MIDDLE_SHIFT);
+    return has_low ? total + tiles::byte_sum<QUADS>(w, quads[2], corrections[2], 0) : total;
   }
 #endif
 };

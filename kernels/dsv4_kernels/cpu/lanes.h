@@ -131,6 +131,17 @@ static inline f16 exp(f16 x) {
   return x < splat(-87.3f) ? splat(0.0f) : y;
 }
 
+// Memory that is asked for while dot products are computed: so many bytes for each element of the factors.
+struct Ahead {
+  const uint8_t* at = nullptr;
+  long bytes = 0;
+
+  void fetch(long k) const {
+    if (at)
+      for (long i = 0; i < WIDTH * bytes; i += 64) __builtin_prefetch(at + k * bytes + i);
+  }
+};
+
 // M x N dot products of length K: out[m * N + n] = a[m] . b[n]. Lane l of each sums the elements l, l + 16, ... in
 // order, then the tree of sum(). The blocking (M, N) does not enter the value of any of them.
 //
@@ -148,11 +159,12 @@ __attribute__((noinline, cold)) static void add_tail(const float* const* a, cons
 
 #if defined(__AVX512F__)
 template <int M, int N, int... I>
-static inline void dots(const float* const* a, const float* const* b, long K, float* out,
+static inline void dots(const float* const* a, const float* const* b, long K, float* out, Ahead ahead,
                         std::integer_sequence<int, I...>) {
   f16 acc[M * N] = {(void(I), splat(0.0f))...};
   long k = 0;
   for (; k + WIDTH <= K; k += WIDTH) {
+    ahead.fetch(k);
     f16 x[M], y[N];
     ((I < M ? void(x[I % M] = load(a[I % M] + k)) : void()), ...);
     ((I < N ? void(y[I % N] = load(b[I % N] + k)) : void()), ...);
@@ -165,7 +177,7 @@ static inline void dots(const float* const* a, const float* const* b, long K, fl
 #else
 // The same lanes as two halves: a vector of sixteen would live in memory where registers have eight.
 template <int M, int N, int... I>
-static inline void dots(const float* const* a, const float* const* b, long K, float* out,
+static inline void dots(const float* const* a, const float* const* b, long K, float* out, Ahead ahead,
                         std::integer_sequence<int, I...>) {
   f8 low[M * N] = {(void(I), f8{})...}, high[M * N] = {(void(I), f8{})...};
   const float *p[M], *q[N];
@@ -173,6 +185,7 @@ static inline void dots(const float* const* a, const float* const* b, long K, fl
   ((I < N ? void(q[I % N] = b[I % N]) : void()), ...);
   long k = 0;
   for (; k + WIDTH <= K; k += WIDTH) {
+    ahead.fetch(k);
     f8 y[N];
     ((I < N ? void(y[I % N] = load8(q[I % N] + k)) : void()), ...);
     ((low[I] = fma(load8(p[I / N] + k), y[I % N], low[I])), ...);
@@ -191,8 +204,9 @@ static inline void dots(const float* const* a, const float* const* b, long K, fl
 
 // A function of its own: inside a larger one the compiler runs out of registers for the accumulators.
 template <int M, int N>
-__attribute__((noinline)) static void dots(const float* const* a, const float* const* b, long K, float* out) {
-  dots<M, N>(a, b, K, out, std::make_integer_sequence<int, M * N>());
+__attribute__((noinline)) static void dots(const float* const* a, const float* const* b, long K, float* out,
+                                           Ahead ahead = {}) {
+  dots<M, N>(a, b, K, out, ahead, std::make_integer_sequence<int, M * N>());
 }
 
 static inline float dot(const float* a, const float* b, long K) {
@@ -207,9 +221,10 @@ constexpr long BLOCK_ROWS = 4, BLOCK_COLUMNS = 4;  // 4 x 4 accumulators fill ha
 constexpr long BLOCK_ROWS = 3, BLOCK_COLUMNS = 2;  // 3 x 2 x two halves leave four of 16 registers for the factors
 #endif
 
-// All M x N dot products through put(m, n, value), blocked for the registers.
+// All M x N dot products through put(m, n, value), blocked for the registers; `ahead` is fetched by the first block.
 template <class Put>
-static inline void panel(const float* const* a, long M, const float* const* b, long N, long K, Put put) {
+static inline void panel(const float* const* a, long M, const float* const* b, long N, long K, Put put,
+                         Ahead ahead = {}) {
   float out[BLOCK_ROWS * BLOCK_COLUMNS];
   for (long n = 0; n < N; n += BLOCK_COLUMNS) {
     const long columns = N - n < BLOCK_COLUMNS ? N - n : BLOCK_COLUMNS;
@@ -219,7 +234,7 @@ static inline void panel(const float* const* a, long M, const float* const* b, l
         for (long c = 0; c < columns; c++) dots<1, 1>(a + m, b + n + c, K, out + c);
       } else if (M - m >= BLOCK_ROWS) {
         rows = BLOCK_ROWS;
-        dots<BLOCK_ROWS, BLOCK_COLUMNS>(a + m, b + n, K, out);
+        dots<BLOCK_ROWS, BLOCK_COLUMNS>(a + m, b + n, K, out, m || n ? Ahead{} : ahead);
       } else if (M - m >= 2) {
         rows = 2;
         dots<2, BLOCK_COLUMNS>(a + m, b + n, K, out);

@@ -118,24 +118,40 @@ static inline void decode_fp4(const Weight& w, long e, long row, float* out) {
   }
 }
 
-template <class Row, class Scale> static inline void decode_lines(const Row& row, long columns, Scale scale, float* out) {
+// N rows, line by line: those of a tile lie side by side.
+template <class Row, class Scale>
+static inline void decode_lines(const Row* rows, long N, long columns, Scale scale, float* const* out) {
   f8 v[Row::COLUMNS / 8];
-  for (long k = 0; k < columns; k += Row::COLUMNS) {
-    row.load(k / Row::COLUMNS, v);
-    const f8 factor = scale(k);
-    for (long i = 0; i < Row::COLUMNS / 8; i++) {  // one by one: an array copied as a whole would go through memory twice
-      const f8 part = v[i] * factor;
-      memcpy(out + k + 8 * i, &part, sizeof part);
+  for (long k = 0; k < columns; k += Row::COLUMNS)
+    for (long n = 0; n < N; n++) {
+      rows[n].load(k / Row::COLUMNS, v);
+      const f8 factor = scale(n, k);
+      for (long i = 0; i < Row::COLUMNS / 8; i++) {  // one by one: an array copied as a whole would go through memory twice
+        const f8 part = v[i] * factor;
+        memcpy(out[n] + k + 8 * i, &part, sizeof part);
+      }
     }
+}
+
+// Up to BLOCK_COLUMNS rows as floats. Room for stride() of each; those behind the last column are zeros or undefined.
+static inline void decode(const Weight& w, long e, long row, long N, float* const* out) {
+  if (w.format == BF16) {
+    Bf16Row rows[BLOCK_COLUMNS];
+    for (long n = 0; n < N; n++) rows[n] = bf16_row(w, e, row + n);
+    decode_lines(rows, N, w.columns, [](long, long) { return splat8(1.0f); }, out);
+  } else if (w.format == FP8) {
+    Fp8Row rows[BLOCK_COLUMNS];
+    for (long n = 0; n < N; n++) rows[n] = fp8_row(w, e, row + n);
+    decode_lines(rows, N, w.columns, [&](long n, long k) { return fp8_scale(rows[n].scales, k); }, out);
+  } else {
+    for (long n = 0; n < N; n++) decode_fp4(w, e, row + n, out[n]);
   }
 }
 
-// One row as floats. Room for stride() of them; those behind the last column are zeros or undefined.
-static inline void decode(const Weight& w, long e, long row, float* out) {
-  if (w.format == MXFP4 || w.format == NVFP4) return decode_fp4(w, e, row, out);
-  if (w.format == BF16) return decode_lines(bf16_row(w, e, row), w.columns, [](long) { return splat8(1.0f); }, out);
-  const Fp8Row from = fp8_row(w, e, row);
-  decode_lines(from, w.columns, [&](long k) { return fp8_scale(from.scales, k); }, out);
+// The tile behind that of a row, of BF16 or FP8.
+static inline Ahead next_tile(const Weight& w, long e, long row) {
+  if (w.format == BF16) return {bf16_row(w, e, row - row % QUAD + QUAD).codes, 2 * QUAD};
+  return w.format == FP8 ? Ahead{fp8_row(w, e, row - row % QUAD + QUAD).codes, QUAD} : Ahead{};
 }
 
 // M x N dot products as lanes::dots, the second factors decoded in registers; K is a multiple of the columns of a line. low
@@ -158,8 +174,11 @@ __attribute__((noinline)) static void dots(const float* const* a, const Row* b, 
   const Row row[N] = {b[I]...};
   const float* x[M];
   for (int m = 0; m < M; m++) x[m] = a[m];
-  for (long line = 0; line < K / Row::COLUMNS; line++)
+  const uint8_t* ahead = row[0].codes + K / Row::COLUMNS * QUAD * LINE;  // the tile that comes next
+  for (long line = 0; line < K / Row::COLUMNS; line++) {
+    for (long n = 0; n < N; n++) __builtin_prefetch(ahead + (line * QUAD + n) * LINE);
     (add_line<M>(x, row[I], line, low[I], high[I], std::make_integer_sequence<int, M>()), ...);
+  }
   for (int n = 0; n < N; n++)
     for (int m = 0; m < M; m++) out[m * N + n] = sum(low[n][m], high[n][m]);
 }
@@ -255,9 +274,11 @@ static inline void products(const float* const* a, long M, const Weight& w, long
   if ((long)room.size() < BLOCK_COLUMNS * step) room.resize(BLOCK_COLUMNS * step);
   for (long n = 0; n < N; n += BLOCK_COLUMNS) {  // few at a time: they stay in the cache while all rows pass
     const long columns = std::min(BLOCK_COLUMNS, N - n);
-    for (long c = 0; c < columns; c++) decode(w, e, first + n + c, room.data() + c * step), b[c] = room.data() + c * step;
+    float* decoded[BLOCK_COLUMNS];
+    for (long c = 0; c < columns; c++) b[c] = decoded[c] = room.data() + c * step;
+    decode(w, e, first + n, columns, decoded);
     if (K <= SLAB || w.format == FP8 || w.format == BF16)
-      panel(a, M, b, columns, K, [&](long m, long c, float v) { put(m, n + c, v); });
+      panel(a, M, b, columns, K, [&](long m, long c, float v) { put(m, n + c, v); }, next_tile(w, e, first + n));
     else
       slabs(a, M, b, columns, K, [&](long m, long c, float v) { put(m, n + c, v); });
   }

@@ -83,12 +83,14 @@ INLINE f16 add(f16 sum, const void* a, __m512i b) {
   return (f16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)vector(a), (__m512bh)b);
 }
 
-// M x N dot products with rows of one tile. WEIGHTS(line, n, first, second) gives pairs of row n.
+// M x N dot products with rows of one tile. WEIGHTS(line, n, first, second) gives pairs of row n; `ahead` is the tile
+// that comes next.
 template <int M, int N, class Weights>
-INLINE void dots(const float* x, long count, long lines, const Weights& weights, float* out) {
+INLINE void dots(const float* x, long count, long lines, const Weights& weights, const uint8_t* ahead, float* out) {
   f16 sums[M][N] = {};
   for (long line = 0; line < lines; line++)
     for (int n = 0; n < N; n++) {
+      __builtin_prefetch(ahead + (line * packed::QUAD + n) * packed::LINE);
       __m512i first, second;
       weights(line, n, first, second);
       for (int m = 0; m < M; m++) sums[m][n] = add(sums[m][n], x + m * count + line * PAIRED, first);
@@ -100,12 +102,12 @@ INLINE void dots(const float* x, long count, long lines, const Weights& weights,
 
 template <int N, class Weights>
 __attribute__((noinline)) static void some(long M, const float* x, long count, long lines, const Weights& weights,
-                                           float* out) {
+                                           const uint8_t* ahead, float* out) {
   switch (M) {
-    case 1: return dots<1, N>(x, count, lines, weights, out);
-    case 2: return dots<2, N>(x, count, lines, weights, out);
-    case 3: return dots<3, N>(x, count, lines, weights, out);
-    default: return dots<4, N>(x, count, lines, weights, out);
+    case 1: return dots<1, N>(x, count, lines, weights, ahead, out);
+    case 2: return dots<2, N>(x, count, lines, weights, ahead, out);
+    case 3: return dots<3, N>(x, count, lines, weights, ahead, out);
+    default: return dots<4, N>(x, count, lines, weights, ahead, out);
   }
 }
 
@@ -114,6 +116,7 @@ template <int N, class Put>
 static inline void tile(const packed::Fp8Row* rows, long M, long length, const float* x, float* kept, Put put) {
   const Decoder decoder;
   const long lines = length / packed::LINE, count = length / 2;
+  const uint8_t* ahead = rows[0].codes + lines * packed::QUAD * packed::LINE;
   float out[FUSED_ROWS * N];
   const auto decoded = [&](long line, int n, __m512i& first, __m512i& second) {
     decoder.pairs(rows[n].codes + line * packed::QUAD * packed::LINE, first, second);
@@ -132,8 +135,8 @@ static inline void tile(const packed::Fp8Row* rows, long M, long length, const f
       }
   for (long m = 0; m < M; m += FUSED_ROWS) {
     const long some_rows = std::min(FUSED_ROWS, M - m);
-    if (M > FUSED_ROWS) some<N>(some_rows, x + m * count, count, lines, ready, out);
-    else some<N>(some_rows, x, count, lines, decoded, out);
+    if (M > FUSED_ROWS) some<N>(some_rows, x + m * count, count, lines, ready, ahead, out);
+    else some<N>(some_rows, x, count, lines, decoded, ahead, out);
     for (long r = 0; r < some_rows; r++)
       for (int n = 0; n < N; n++) put(m + r, n, out[r * N + n]);
   }
