@@ -13,7 +13,7 @@ API void dsv4_linear(const float* x, const Weight* w, float* y, long T, long G, 
   {
     std::vector<float> room;
     long numbers[TILE_ROWS];
-    if (inputs.is_split()) {
+    if (inputs.is_prepared()) {
 #pragma omp for schedule(static)
       for (long i = 0; i < T * G; i++) inputs.put(i, x + i * K);
     }

@@ -113,8 +113,8 @@ API int dsv4_moe(const float* x, const Weight* w1, const Weight* w3, const Weigh
 #pragma omp for schedule(static)
       for (long i = 0; i < num_slots; i++) {
         float* row = hidden + order.slots[i] * I;
-        if (entering.is_split()) entering.put(order.slots[i], row);
-        else rounding::input_row(inner, row, row, I);
+        if (!entering.is_split()) rounding::input_row(inner, row, row, I);
+        entering.put(order.slots[i], row);
       }
     }
 #pragma omp for schedule(dynamic, 4)

@@ -93,12 +93,6 @@ static inline Fp8Row fp8_row(const Weight& w, long e, long row) {
   return {start<Fp8Row>(w, e, row), w.scales + e * w.scale_bytes + row / FP8_BLOCK * blocks};
 }
 
-}  // namespace packed
-
-#include "pairs.h"
-
-namespace packed {
-
 static inline float fp4_scale(const Weight& w, long e, uint8_t code) {
   if (w.format == MXFP4) return rows::power(code);
   return rows::tables().e4m3[code] * w.globals[e];
@@ -262,9 +256,6 @@ static inline void products(const float* const* a, long M, const Weight& w, long
   if (w.format == FP8 && first / FP8_BLOCK == (first + N - 1) / FP8_BLOCK) {
     Fp8Row rows[MOST_COLUMNS];
     for (long n = 0; n < N; n++) rows[n] = fp8_row(w, e, first + n);
-#if defined(PAIRS)
-    if (pairs::fill(a, M, rows[0].scales, K, room)) return pairs::products(rows, M, N, padded(K, LINE), room, put);
-#endif
     const float* scaled[FEW_ROWS];
     const long length = padded(K, LINE);
     if (M <= FEW_ROWS && scale_rows(a, M, rows[0].scales, K, room, scaled))

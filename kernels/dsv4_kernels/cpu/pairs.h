@@ -51,36 +51,54 @@ class Decoder {
   __m512i low_[2], high_[2];
 };
 
-// The rows times the scales of the columns as pairs, [M, K / 32, 16], filled to whole lines; false if that is not exact.
-static inline bool fill(const float* const* a, long M, const uint8_t* scales, long K, std::vector<float>& room) {
-  const long length = packed::padded(K, packed::LINE), count = length / 2;
-  if ((long)room.size() < M * count) room.resize(M * count);
-  const __m512i rest = _mm512_set1_epi32(0xFFFF), magnitude = _mm512_set1_epi32(0x7FFFFFFF);
-  const __m512i least = _mm512_set1_epi32(LEAST << 23), range = _mm512_set1_epi32((MOST - LEAST) << 23);
-  for (long m = 0; m < M; m++)
-    for (long block = 0; block < length; block += packed::FP8_BLOCK) {
-      const f16 scale = splat(rounding::float_of((uint32_t)scales[block / packed::FP8_BLOCK] << 23));
-      __mmask16 refused = 0;
-      for (long k = block; k < std::min(length, block + packed::FP8_BLOCK); k += PAIRED) {
-        __m512i half[2];
-        for (int h = 0; h < 2; h++) {
-          const long at = k + h * WIDTH;
-          const f16 x = at + WIDTH <= K ? load(a[m] + at) : load_some(a[m] + at, std::max(0L, K - at));
-          half[h] = (__m512i)(x * scale);
-          const __mmask16 is_something = _mm512_test_epi32_mask((__m512i)x, magnitude);
-          const __m512i size = _mm512_sub_epi32(_mm512_and_si512(half[h], magnitude), least);
-          refused |= _mm512_test_epi32_mask(half[h], rest) | _mm512_mask_cmpgt_epu32_mask(is_something, size, range);
-        }
-        const __m512i pairs = _mm512_or_si512(_mm512_andnot_si512(rest, half[0]), _mm512_srli_epi32(half[1], 16));
-        _mm512_storeu_si512(room.data() + m * count + k / 2, pairs);
+// Biased exponents of a block's numbers that are not zero: none lies outside.
+struct Range {
+  int32_t least, most;
+};
+
+// A row as pairs [K / 32, 16], filled to whole lines, and the range of each block; false if a number is no bfloat16.
+static inline bool pair_row(const float* x, long K, float* out, Range* ranges) {
+  const __m512i rest = _mm512_set1_epi32(0xFFFF);
+  __mmask16 refused = 0;
+  for (long block = 0; block < K; block += packed::FP8_BLOCK) {
+    __m512i least = _mm512_set1_epi32(INT32_MAX), most = _mm512_setzero_si512();
+    for (long k = block; k < std::min(packed::padded(K, packed::LINE), block + packed::FP8_BLOCK); k += PAIRED) {
+      __m512i half[2];
+      for (int h = 0; h < 2; h++) {
+        const long at = k + h * WIDTH;
+        half[h] = (__m512i)(at + WIDTH <= K ? load(x + at) : load_some(x + at, std::max(0L, K - at)));
+        const __m512i size = _mm512_and_si512(half[h], _mm512_set1_epi32(0x7FFFFFFF));
+        refused |= _mm512_test_epi32_mask(half[h], rest);
+        least = _mm512_mask_min_epi32(least, _mm512_test_epi32_mask(size, size), least, size);
+        most = _mm512_max_epi32(most, size);
       }
-      if (refused) return false;
+      const __m512i pairs = _mm512_or_si512(_mm512_andnot_si512(rest, half[0]), _mm512_srli_epi32(half[1], 16));
+      _mm512_storeu_si512(out + k / 2, pairs);
     }
+    *ranges++ = {_mm512_reduce_min_epi32(least) >> 23, _mm512_reduce_max_epi32(most) >> 23};
+  }
+  return !refused;
+}
+
+// Pairs times the scales of the columns, which is exact; false if a product is too small or too large.
+static inline bool scale_row(const float* pairs, const Range* ranges, const uint8_t* scales, long K, float* out) {
+  const long length = packed::padded(K, packed::LINE);
+  const __m512i magnitude = _mm512_set1_epi16(0x7FFF);
+  for (long block = 0; block < length; block += packed::FP8_BLOCK, ranges++, scales++) {
+    const int32_t exponent = (int32_t)*scales - 127;
+    if (*scales == 255 || (ranges->most && (ranges->least + exponent < LEAST || ranges->most + exponent >= MOST)))
+      return false;
+    const __m512i times = _mm512_set1_epi16((short)(exponent * 128));
+    for (long k = block; k < std::min(length, block + packed::FP8_BLOCK); k += PAIRED) {
+      const __m512i v = vector(pairs + k / 2);
+      _mm512_storeu_si512(out + k / 2, _mm512_mask_add_epi16(v, _mm512_test_epi16_mask(v, magnitude), v, times));
+    }
+  }
   return true;
 }
 
-INLINE f16 add(f16 sum, const void* a, __m512i b) {
-  return (f16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)vector(a), (__m512bh)b);
+INLINE f16 add(f16 sum, __m512i a, __m512i b) {
+  return (f16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
 }
 
 // M x N dot products with rows of one tile. WEIGHTS(line, n, first, second) gives pairs of row n; `ahead` is the tile
@@ -88,14 +106,21 @@ INLINE f16 add(f16 sum, const void* a, __m512i b) {
 template <int M, int N, class Weights>
 INLINE void dots(const float* x, long count, long lines, const Weights& weights, const uint8_t* ahead, float* out) {
   f16 sums[M][N] = {};
-  for (long line = 0; line < lines; line++)
+  for (long line = 0; line < lines; line++, x += PAIRED) {
+    __m512i first[N], second[N];
     for (int n = 0; n < N; n++) {
+      weights(line, n, first[n], second[n]);
       __builtin_prefetch(ahead + (line * packed::QUAD + n) * packed::LINE);
-      __m512i first, second;
-      weights(line, n, first, second);
-      for (int m = 0; m < M; m++) sums[m][n] = add(sums[m][n], x + m * count + line * PAIRED, first);
-      for (int m = 0; m < M; m++) sums[m][n] = add(sums[m][n], x + m * count + line * PAIRED + WIDTH, second);
     }
+    for (int m = 0; m < M; m++) {
+      const __m512i a = vector(x + m * count);
+      for (int n = 0; n < N; n++) sums[m][n] = add(sums[m][n], a, first[n]);
+    }
+    for (int m = 0; m < M; m++) {
+      const __m512i a = vector(x + m * count + WIDTH);
+      for (int n = 0; n < N; n++) sums[m][n] = add(sums[m][n], a, second[n]);
+    }
+  }
   for (int m = 0; m < M; m++)
     for (int n = 0; n < N; n++) out[m * N + n] = sum(sums[m][n]);
 }
@@ -108,6 +133,18 @@ __attribute__((noinline)) static void some(long M, const float* x, long count, l
     case 2: return dots<2, N>(x, count, lines, weights, ahead, out);
     case 3: return dots<3, N>(x, count, lines, weights, ahead, out);
     default: return dots<4, N>(x, count, lines, weights, ahead, out);
+  }
+}
+
+// As some() with two columns and five to eight rows.
+template <class Weights>
+__attribute__((noinline)) static void more(long M, const float* x, long count, long lines, const Weights& weights,
+                                           const uint8_t* ahead, float* out) {
+  switch (M) {
+    case 5: return dots<5, 2>(x, count, lines, weights, ahead, out);
+    case 6: return dots<6, 2>(x, count, lines, weights, ahead, out);
+    case 7: return dots<7, 2>(x, count, lines, weights, ahead, out);
+    default: return dots<8, 2>(x, count, lines, weights, ahead, out);
   }
 }
 
@@ -125,6 +162,17 @@ static inline void tile(const packed::Fp8Row* rows, long M, long length, const f
     const float* at = kept + (line * N + n) * PAIRED;
     first = vector(at), second = vector(at + WIDTH);
   };
+  if (N == packed::QUAD && M > FUSED_ROWS && M <= 2 * FUSED_ROWS) {
+    for (int half = 0; half < N; half += 2) {
+      const auto of_half = [&](long line, int n, __m512i& first, __m512i& second) {
+        decoded(line, half + n, first, second);
+      };
+      more(M, x, count, lines, of_half, ahead + half * packed::LINE, out);
+      for (long m = 0; m < M; m++)
+        for (int n = 0; n < 2; n++) put(m, half + n, out[m * 2 + n]);
+    }
+    return;
+  }
   if (M > FUSED_ROWS)
     for (long line = 0; line < lines; line++)
       for (int n = 0; n < N; n++) {
@@ -142,18 +190,61 @@ static inline void tile(const packed::Fp8Row* rows, long M, long length, const f
   }
 }
 
-// All products of M rows, which fill() left in `room`, with N rows of an FP8 weight, through put(row, column, value).
+// All products of M rows, whose scaled pairs lie in `room`, with N rows of an FP8 weight, through put(row, column, value).
 template <class Put>
 static inline void products(const packed::Fp8Row* rows, long M, long N, long length, std::vector<float>& room, Put put) {
-  const long filled = M * length / 2;
-  if ((long)room.size() < filled + packed::QUAD * length) room.resize(filled + packed::QUAD * length);
   const float* x = room.data();
-  float* kept = room.data() + filled;
+  float* kept = room.data() + M * length / 2;
   long n = 0;
   for (; n + packed::QUAD <= N; n += packed::QUAD)
     tile<packed::QUAD>(rows + n, M, length, x, kept, [&](long m, long c, float v) { put(m, n + c, v); });
   for (; n < N; n++) tile<1>(rows + n, M, length, x, kept, [&](long m, long, float v) { put(m, n, v); });
 }
 
+// Rows of activations as pairs; `is_exact` says of each row whether it is one.
+class Rows {
+ public:
+  Rows(long count, long K)
+      : width_(K), length_(packed::padded(K, packed::LINE)), blocks_((K + packed::FP8_BLOCK - 1) / packed::FP8_BLOCK),
+        pairs_(count * (length_ / 2)), ranges_(count * blocks_), is_exact_(count) {}
+
+  void put(long i, const float* x) {
+    is_exact_[i] = pair_row(x, width_, pairs_.data() + i * (length_ / 2), ranges_.data() + i * blocks_);
+  }
+
+  // As packed::products with the rows numbers[i], if that gives the same bits; false if it would not.
+  template <class Put>
+  bool multiply(const long* numbers, long M, const Weight& w, long e, long first, long N, std::vector<float>& room,
+                Put put) const {
+    if (first / packed::FP8_BLOCK != (first + N - 1) / packed::FP8_BLOCK) return false;
+    const long needed = (M + 2 * packed::QUAD) * length_ / 2;
+    if ((long)room.size() < needed) room.resize(needed);
+    packed::Fp8Row rows[packed::MOST_COLUMNS];
+    for (long n = 0; n < N; n++) rows[n] = packed::fp8_row(w, e, first + n);
+    for (long m = 0; m < M; m++) {
+      const long i = numbers[m];
+      if (!is_exact_[i] || !scale_row(pairs_.data() + i * (length_ / 2), ranges_.data() + i * blocks_, rows[0].scales,
+                                      width_, room.data() + m * (length_ / 2)))
+        return false;
+    }
+    products(rows, M, N, length_, room, put);
+    return true;
+  }
+
+ private:
+  long width_, length_, blocks_;
+  std::vector<float> pairs_;
+  std::vector<Range> ranges_;
+  std::vector<uint8_t> is_exact_;
+};
+
+}  // namespace pairs
+#else
+namespace pairs {
+struct Rows {  // this CPU does not multiply bfloat16
+  Rows(long, long) {}
+  void put(long, const float*) {}
+  template <class... Any> bool multiply(Any&&...) const { return false; }
+};
 }  // namespace pairs
 #endif
