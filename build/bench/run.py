@@ -72,7 +72,9 @@ def table() -> list[str]:
     ]
     for path in sorted(RESULTS.glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        rows += [_row(record["name"], each) for each in record["results"]]
+        rows += [
+            _row(record["name"], each) for each in record.get("results", ())
+        ]  # other programs keep theirs here too
     return rows
 
 
