@@ -15,8 +15,8 @@ SHELL = /bin/bash
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup preflight demo serve gateway chat test test-ci test-full test-gpu bench-gpu test-agents nano nano-eval check format
-.PHONY: bench validate image push run clean
+.PHONY: help setup preflight demo serve gateway chat test test-ci test-full test-gpu test-agents nano nano-eval check
+.PHONY: format bench bench-gpu validate image push run clean
 
 help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

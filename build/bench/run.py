@@ -72,9 +72,8 @@ def table() -> list[str]:
     ]
     for path in sorted(RESULTS.glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        rows += [
-            _row(record["name"], each) for each in record.get("results", ())
-        ]  # other programs keep theirs here too
+        figures = record.get("results", ())  # other programs keep records without them here too
+        rows += [_row(record["name"], each) for each in figures]
     return rows
 
 

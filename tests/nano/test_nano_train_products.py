@@ -18,8 +18,8 @@ STEP = 2.0**-8  # bfloat16 keeps 8 bits
 
 
 @contextmanager
-def half() -> Iterator[None]:
-    token = is_half.set(True)
+def half(is_lowered: bool = True) -> Iterator[None]:
+    token = is_half.set(is_lowered)
     try:
         yield
     finally:
@@ -62,11 +62,10 @@ def test_a_row_has_nearly_the_loss_and_the_gradients_of_float32() -> None:
             name: tensor.detach().clone().requires_grad_() if tensor.is_floating_point() else tensor
             for name, tensor in random_weights(config, seed=5).items()
         }
-        token = is_half.set(is_lowered)
-        row = Pass(config, weights, batch, index=IndexPhase(frozenset((1, 4)), is_dense=True))
-        total = losses(row, draft_depth=2).total(draft_weight=0.3)
-        total.backward()
-        is_half.reset(token)
+        with half(is_lowered):
+            row = Pass(config, weights, batch, index=IndexPhase(frozenset((1, 4)), is_dense=True))
+            total = losses(row, draft_depth=2).total(draft_weight=0.3)
+            total.backward()
         found.append(
             (float(total.detach()), {name: item.grad for name, item in weights.items() if item.grad is not None})
         )

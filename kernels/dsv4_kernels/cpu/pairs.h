@@ -125,27 +125,11 @@ INLINE void dots(const float* x, long count, long lines, const Weights& weights,
     for (int n = 0; n < N; n++) out[m * N + n] = sum(sums[m][n]);
 }
 
-template <int N, class Weights>
-__attribute__((noinline)) static void some(long M, const float* x, long count, long lines, const Weights& weights,
+// As dots() for a number of rows that is one of M.
+template <int N, int... M, class Weights>
+__attribute__((noinline)) static void some(long rows, const float* x, long count, long lines, const Weights& weights,
                                            const uint8_t* ahead, float* out) {
-  switch (M) {
-    case 1: return dots<1, N>(x, count, lines, weights, ahead, out);
-    case 2: return dots<2, N>(x, count, lines, weights, ahead, out);
-    case 3: return dots<3, N>(x, count, lines, weights, ahead, out);
-    default: return dots<4, N>(x, count, lines, weights, ahead, out);
-  }
-}
-
-// As some() with two columns and five to eight rows.
-template <class Weights>
-__attribute__((noinline)) static void more(long M, const float* x, long count, long lines, const Weights& weights,
-                                           const uint8_t* ahead, float* out) {
-  switch (M) {
-    case 5: return dots<5, 2>(x, count, lines, weights, ahead, out);
-    case 6: return dots<6, 2>(x, count, lines, weights, ahead, out);
-    case 7: return dots<7, 2>(x, count, lines, weights, ahead, out);
-    default: return dots<8, 2>(x, count, lines, weights, ahead, out);
-  }
+  ((rows == M ? dots<M, N>(x, count, lines, weights, ahead, out) : void()), ...);
 }
 
 // N rows of the weight, of one tile, with all M rows of pairs; `kept` has room for their pairs.
@@ -167,7 +151,7 @@ static inline void tile(const packed::Fp8Row* rows, long M, long length, const f
       const auto of_half = [&](long line, int n, __m512i& first, __m512i& second) {
         decoded(line, half + n, first, second);
       };
-      more(M, x, count, lines, of_half, ahead + half * packed::LINE, out);
+      some<2, 5, 6, 7, 8>(M, x, count, lines, of_half, ahead + half * packed::LINE, out);
       for (long m = 0; m < M; m++)
         for (int n = 0; n < 2; n++) put(m, half + n, out[m * 2 + n]);
     }
@@ -183,8 +167,8 @@ static inline void tile(const packed::Fp8Row* rows, long M, long length, const f
       }
   for (long m = 0; m < M; m += FUSED_ROWS) {
     const long some_rows = std::min(FUSED_ROWS, M - m);
-    if (M > FUSED_ROWS) some<N>(some_rows, x + m * count, count, lines, ready, ahead, out);
-    else some<N>(some_rows, x, count, lines, decoded, ahead, out);
+    if (M > FUSED_ROWS) some<N, 1, 2, 3, 4>(some_rows, x + m * count, count, lines, ready, ahead, out);
+    else some<N, 1, 2, 3, 4>(some_rows, x, count, lines, decoded, ahead, out);
     for (long r = 0; r < some_rows; r++)
       for (int n = 0; n < N; n++) put(m + r, n, out[r * N + n]);
   }
