@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import triton
+from dsv4_kernels.device_weights import dense_weight, quantised_weight
 from dsv4_kernels.tensors import WeightFormat
 from dsv4_kernels.triton_lang import linear
 from dsv4_kernels.triton_lang.arch import arch_of
@@ -34,7 +35,6 @@ from dsv4_kernels.triton_lang.profiles import (
     WINDOW,
     Profile,
 )  # fmt: skip
-from dsv4_kernels.triton_lang.weights import dense_weight, quantised_weight
 
 DECODE_TOKENS = (1, 8, 64)
 GEMM_TOKENS = 4096

@@ -15,6 +15,7 @@ from dsv4_backend.config.read import load_model_config, parse_model_config
 from dsv4_backend.config.serving import (
     END_MARKER,
     CacheFormat,
+    DeviceKind,
     Drafter,
     ExecutorKind,
     Numerics,
@@ -25,6 +26,7 @@ from dsv4_backend.config.serving import (
 __all__ = [
     "END_MARKER",
     "CacheFormat",
+    "DeviceKind",
     "DraftKind",
     "DraftSpec",
     "Drafter",

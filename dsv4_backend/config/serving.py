@@ -25,6 +25,14 @@ class ExecutorKind(str, Enum):
     ZERO = "zero"
 
 
+class DeviceKind(str, Enum):
+    """What ranks compute on. AUTO: a GPU where torch sees one, else the CPU."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
 class Drafter(str, Enum):
     """Where drafts come from.
 
@@ -89,6 +97,7 @@ class ServingConfig:
            disk_cache names a folder where kept beginnings outlive the server, in at most disk_cache_gb (10^9 bytes).
            the drafter proposes up to max_drafts tokens per sequence and step while at most max_draft_sequences run;
            they change no answer, and cost rows of every window.
+           cuda_graphs: on a GPU, decode steps are recorded once per bucket of tokens and context, and replayed.
            prompt plus answer never exceed min(context_tokens, the model's positions).
            request_time_limit_s is the idle limit: it bounds a request whose client is gone but cannot be seen
            (cancellation does not cross a Triton ensemble).
@@ -96,6 +105,8 @@ class ServingConfig:
 
     checkpoint: str = ""
     executor: ExecutorKind = ExecutorKind.RANKS
+    device: DeviceKind = DeviceKind.AUTO
+    cuda_graphs: bool = True
     numerics: Numerics = Numerics.TRAINED
     max_step_tokens: int = 512
     max_sequences: int = 64

@@ -141,5 +141,9 @@ class Attention:
 def entry_rows(chosen: Tensor, inputs: StepInputs) -> Tensor:
     """Turn entry numbers into rows of the entry cache. Shapes: chosen [T, K], -1 for none, returned alike."""
     is_entry = chosen >= 0
+    if inputs.csa_pages is not None:
+        numbers = torch.where(is_entry, chosen, 0)
+        rows = inputs.csa_pages.gather(1, numbers // inputs.page_rows) * inputs.page_rows + numbers % inputs.page_rows
+        return torch.where(is_entry, rows, -1)
     numbers = torch.where(is_entry, inputs.first_entries[:, None] + chosen, 0)
     return torch.where(is_entry, inputs.csa_rows[numbers], -1)

@@ -89,7 +89,5 @@ def _gather(tokens: Tensor, ring: Tensor, blocks: PoolInputs, width: int, absent
         channels = slice(series * width, (series + 1) * width)
         part = tokens[:, channels][slots.clamp(min=0)]  # [B, S / series, w]
         part = torch.where((slots >= 0)[..., None], part, absent)
-        if bool((rows >= 0).any()):
-            part = torch.where((rows >= 0)[..., None], ring[:, channels][rows.clamp(min=0)], part)
-        parts.append(part)
+        parts.append(torch.where((rows >= 0)[..., None], ring[:, channels][rows.clamp(min=0)], part))
     return torch.cat(parts, dim=1)

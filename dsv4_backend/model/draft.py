@@ -83,7 +83,7 @@ class DsparkBlock:
     def guess(self, anchors: Tensor, inputs: StepInputs, cache: StepCache) -> BlockGuess:
         """Run the stages on blocks that begin with the newest tokens. Shapes: anchors [R]; inputs of R*B tokens."""
         model = self._model
-        ids = torch.full((anchors.shape[0], self.block_tokens), self._noise_id)
+        ids = torch.full((anchors.shape[0], self.block_tokens), self._noise_id, device=anchors.device)
         ids[:, 0] = anchors
         streams = model.hyper.spread(model.weights.embed[ids.view(-1)])
         hidden = model.hyper.join(self._stages.run(streams, inputs, cache), self._weights.hc_head)  # [R*B, d]
@@ -111,7 +111,7 @@ class _Stages:
 
     def __init__(self, model: Transformer, weights: tuple[LayerWeights, ...]) -> None:
         config = _extended(model.config)
-        self._steps = SharedSteps(config, config.layers[model.config.num_layers :], model.ops)
+        self._steps = SharedSteps(config, config.layers[model.config.num_layers :], model.ops, model.placement)
         self._layers = tuple(
             Layer(config, model.config.num_layers + stage, layer, model.ops, model.rounding)
             for stage, layer in enumerate(weights)

@@ -10,15 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dsv4_backend.config import ModelConfig
-from dsv4_backend.model.weights import (
-    HyperWeights,
-    LayerWeights,
-    Projection,
-    WeightSource,
-    load_hyper,
-    load_layer,
-    load_linear,
-)
+from dsv4_backend.model.weights import HyperWeights, LayerWeights, Loader, Projection, load_hyper, load_layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,30 +44,30 @@ class DsparkWeights:
     confidence: Tensor
 
 
-def load_mtp(config: ModelConfig, source: WeightSource) -> MtpWeights:
+def load_mtp(config: ModelConfig, loader: Loader) -> MtpWeights:
     """Take the first MTP block; others, which no release has, are left to the caller's check of what is unused."""
     return MtpWeights(
-        layer=load_layer(config, source, "mtp.0", config.draft.layer),
-        enorm=source.dense("mtp.0.enorm.weight"),
-        hnorm=source.dense("mtp.0.hnorm.weight"),
-        e_proj=load_linear(source, "mtp.0.e_proj"),
-        h_proj=load_linear(source, "mtp.0.h_proj"),
-        hc_head=load_hyper(source, "mtp.0.hc_head"),
-        norm=source.dense("mtp.0.norm.weight"),
+        layer=load_layer(config, loader, "mtp.0", config.draft.layer),
+        enorm=loader.tensor("mtp.0.enorm.weight"),
+        hnorm=loader.tensor("mtp.0.hnorm.weight"),
+        e_proj=loader.linear("mtp.0.e_proj"),
+        h_proj=loader.linear("mtp.0.h_proj"),
+        hc_head=load_hyper(loader, "mtp.0.hc_head"),
+        norm=loader.tensor("mtp.0.norm.weight"),
     )
 
 
-def load_dspark(config: ModelConfig, source: WeightSource) -> DsparkWeights:
+def load_dspark(config: ModelConfig, loader: Loader) -> DsparkWeights:
     """Take every stage and the heads of DSpark."""
     stages = range(config.draft.num_stages)
     last = f"mtp.{config.draft.num_stages - 1}"
     return DsparkWeights(
-        layers=tuple(load_layer(config, source, f"mtp.{stage}", config.draft.layer) for stage in stages),
-        main_proj=load_linear(source, "mtp.0.main_proj"),
-        main_norm=source.dense("mtp.0.main_norm.weight"),
-        hc_head=load_hyper(source, f"{last}.hc_head"),
-        norm=source.dense(f"{last}.norm.weight"),
-        markov_w1=source.dense(f"{last}.markov_head.markov_w1.weight"),
-        markov_w2=load_linear(source, f"{last}.markov_head.markov_w2"),
-        confidence=source.dense(f"{last}.confidence_head.proj.weight").view(-1),
+        layers=tuple(load_layer(config, loader, f"mtp.{stage}", config.draft.layer) for stage in stages),
+        main_proj=loader.linear("mtp.0.main_proj"),
+        main_norm=loader.tensor("mtp.0.main_norm.weight"),
+        hc_head=load_hyper(loader, f"{last}.hc_head"),
+        norm=loader.tensor(f"{last}.norm.weight"),
+        markov_w1=loader.tensor(f"{last}.markov_head.markov_w1.weight"),
+        markov_w2=loader.linear(f"{last}.markov_head.markov_w2"),
+        confidence=loader.tensor(f"{last}.confidence_head.proj.weight").view(-1),
     )

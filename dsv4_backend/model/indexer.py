@@ -47,6 +47,11 @@ class TopEntries:
         self, layer_id: int, query: Tensor, head_weights: Tensor, keys: CacheRows, inputs: StepInputs
     ) -> Tensor:
         """Score the visible entries of long sequences and keep the best; short ones keep all that is visible."""
+        if inputs.csa_pages is not None:
+            pages, visible = inputs.csa_pages, inputs.num_visible
+            return self.ops.index_select(
+                query, head_weights, keys, pages, visible, self.num_chosen, page_rows=inputs.page_rows
+            )
         chosen = visible_entries(inputs, min(self.num_chosen, inputs.most_entries))
         for table in inputs.csa_tables:
             if table.index_rows.shape[0] > self.num_chosen:
@@ -59,7 +64,7 @@ class TopEntries:
 
 def visible_entries(inputs: StepInputs, most: int) -> Tensor:
     """Return the entries that each token may see, up to `most` of them. Shapes: [T, most] int64, -1 for none."""
-    numbers = torch.arange(most)
+    numbers = torch.arange(most, device=inputs.num_visible.device)
     return torch.where(numbers < inputs.num_visible[:, None], numbers, -1)
 
 

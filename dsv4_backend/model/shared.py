@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from dsv4_kernels.cpu.layers import Described
 from dsv4_kernels.ops import OpTable
+from dsv4_kernels.placement import Placement
 from dsv4_kernels.steps import LayerStep
 from dsv4_kernels.sublayers import layers_of
 
@@ -20,13 +21,14 @@ from dsv4_backend.model.step import FoldInputs, PoolInputs, StepCache, StepInput
 class SharedSteps:
     """Prepares the steps of some layers of a model. A role is a kind of layer and a rotation."""
 
-    def __init__(self, config: ModelConfig, layers: Sequence[LayerSpec], ops: OpTable) -> None:
+    def __init__(self, config: ModelConfig, layers: Sequence[LayerSpec], ops: OpTable, placement: Placement) -> None:
         roles = tuple(dict.fromkeys((spec.kind, spec.rope) for spec in layers))
         ropes = tuple(dict.fromkeys(rope for _, rope in roles))
         self._roles = tuple((kind, ropes.index(rope)) for kind, rope in roles)
         self._role_of = tuple(roles.index((spec.kind, spec.rope)) for spec in layers)
-        self._frequencies = torch.stack([frequencies(rope, config.rope_dim)[None] for rope in ropes])  # [F, 1, R/2]
-        self._no_blocks = rotations(self._frequencies, torch.zeros(0))[0]
+        angles = torch.stack([frequencies(rope, config.rope_dim)[None] for rope in ropes])
+        self._frequencies = placement.tensor(angles)  # [F, 1, R/2]
+        self._no_blocks = rotations(self._frequencies, placement.tensor(torch.zeros(0)))[0]
         self._select = TopEntries(ops, config.index_topk)
         self._compiled = layers_of(ops)
 
@@ -35,7 +37,8 @@ class SharedSteps:
     ) -> list[AttentionStep]:
         """Return the step of each layer; layers with the same role get the same."""
         at_tokens = rotations(self._frequencies, inputs.positions)
-        tokens = None if self._compiled is None or selector is not None else self._compiled.tokens(inputs)
+        is_whole = selector is None and inputs.csa_pages is None
+        tokens = self._compiled.tokens(inputs) if self._compiled is not None and is_whole else None
         steps = []
         for kind, rope in self._roles:
             blocks = _blocks(kind, inputs)

@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 from dsv4_kernels.ops import OpTable
+from dsv4_kernels.placement import HOST, Placement
 from dsv4_kernels.sublayers import layers_of
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from dsv4_backend.model.moe import MixtureOfExperts
 from dsv4_backend.model.numerics import Rounding
 from dsv4_backend.model.shared import SharedSteps
 from dsv4_backend.model.step import StepCache, StepInputs
-from dsv4_backend.model.weights import LayerWeights, ModelWeights, WeightSource, load_weights
+from dsv4_backend.model.weights import LayerWeights, Loader, ModelWeights, WeightSource, load_weights
 from dsv4_backend.model.whole import WholeLayer
 
 
@@ -65,8 +66,16 @@ class Computed:
 class Transformer:
     """The backbone on one rank. It keeps no state between steps; the caches belong to the caller."""
 
-    def __init__(self, config: ModelConfig, weights: ModelWeights, ops: OpTable, numerics: Numerics) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: ModelWeights,
+        ops: OpTable,
+        numerics: Numerics,
+        placement: Placement = HOST,
+    ) -> None:
         self.config = config
+        self.placement = placement
         self.weights = weights
         self.ops = ops
         self.rounding = Rounding(ops, numerics)
@@ -74,12 +83,22 @@ class Transformer:
         self.layers = tuple(
             Layer(config, layer_id, layer, ops, self.rounding) for layer_id, layer in enumerate(weights.layers)
         )
-        self.steps = SharedSteps(config, config.layers, ops)
+        self.steps = SharedSteps(config, config.layers, ops, placement)
 
     @classmethod
-    def load(cls, config: ModelConfig, source: WeightSource, ops: OpTable, numerics: Numerics) -> Transformer:
-        """Build the model from a checkpoint. Raises: CheckpointError for a tensor that the source lacks."""
-        return cls(config, load_weights(config, source), ops, numerics)
+    def load(
+        cls,
+        config: ModelConfig,
+        source: WeightSource,
+        ops: OpTable,
+        numerics: Numerics,
+        placement: Placement = HOST,
+    ) -> Transformer:
+        """Build the model from a checkpoint, where its operators want it.
+
+        Raises: CheckpointError for a tensor that the source lacks.
+        """
+        return cls(config, load_weights(config, Loader(source, placement)), ops, numerics, placement)
 
     def forward(self, inputs: StepInputs, cache: StepCache, selector: EntrySelector | None = None) -> Tensor:
         """Compute one step and return the wanted logits; the caches then hold the step's tokens.

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from dsv4_kernels.tensors import ExpertPart, ExpertWeights, LinearWeight, QuantTensor, WeightFormat, prepare_linear
+from dsv4_kernels.placement import Placement
+from dsv4_kernels.prepared import ExpertPart, ExpertWeights, LinearWeight
+from dsv4_kernels.tensors import QuantTensor, WeightFormat
 from torch import Tensor
 
 from dsv4_backend.config import LayerKind, LayerSpec, ModelConfig
@@ -32,6 +34,23 @@ class Projection:
 
     weight: LinearWeight
     format: WeightFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """Takes weights from a source to where the operators read them."""
+
+    source: WeightSource
+    placement: Placement
+
+    def tensor(self, name: str) -> Tensor:
+        """Take a small tensor."""
+        return self.placement.tensor(self.source.dense(name))
+
+    def linear(self, name: str, num_groups: int = 1, *, is_exact: bool = False) -> Projection:
+        """Take one matrix; groups and exactness as `Placement.linear` means them."""
+        stored = self.source.linear(name)
+        return Projection(self.placement.linear(stored, num_groups, is_exact=is_exact), stored.format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,96 +134,91 @@ class ModelWeights:
     head: Projection
 
 
-def load_weights(config: ModelConfig, source: WeightSource) -> ModelWeights:
+def load_weights(config: ModelConfig, loader: Loader) -> ModelWeights:
     """Take every tensor of the backbone from the source, once, in the order of the layers."""
     return ModelWeights(
-        embed=source.dense("embed.weight"),
-        layers=tuple(load_layer(config, source, f"layers.{index}", spec) for index, spec in enumerate(config.layers)),
-        hc_head=load_hyper(source, "hc_head"),
-        norm=source.dense("norm.weight"),
-        head=load_linear(source, "head"),
+        embed=loader.tensor("embed.weight"),
+        layers=tuple(load_layer(config, loader, f"layers.{index}", spec) for index, spec in enumerate(config.layers)),
+        hc_head=load_hyper(loader, "hc_head"),
+        norm=loader.tensor("norm.weight"),
+        head=loader.linear("head"),
     )
 
 
-def load_linear(source: WeightSource, name: str) -> Projection:
-    """Take one matrix."""
-    stored = source.linear(name)
-    return Projection(prepare_linear(stored), stored.format)
-
-
-def load_layer(config: ModelConfig, source: WeightSource, prefix: str, spec: LayerSpec) -> LayerWeights:
+def load_layer(config: ModelConfig, loader: Loader, prefix: str, spec: LayerSpec) -> LayerWeights:
     """Take one decoder layer, of the backbone or of a draft model."""
     return LayerWeights(
-        hc_attn=load_hyper(source, f"{prefix}.hc_attn"),
-        attn_norm=source.dense(f"{prefix}.attn_norm.weight"),
-        attn=_attention(source, f"{prefix}.attn", spec.kind),
-        hc_ffn=load_hyper(source, f"{prefix}.hc_ffn"),
-        ffn_norm=source.dense(f"{prefix}.ffn_norm.weight"),
-        ffn=_moe(config, source, f"{prefix}.ffn", spec.is_hash_routed),
+        hc_attn=load_hyper(loader, f"{prefix}.hc_attn"),
+        attn_norm=loader.tensor(f"{prefix}.attn_norm.weight"),
+        attn=_attention(config, loader, f"{prefix}.attn", spec.kind),
+        hc_ffn=load_hyper(loader, f"{prefix}.hc_ffn"),
+        ffn_norm=loader.tensor(f"{prefix}.ffn_norm.weight"),
+        ffn=_moe(config, loader, f"{prefix}.ffn", spec.is_hash_routed),
     )
 
 
-def load_hyper(source: WeightSource, prefix: str) -> HyperWeights:
+def load_hyper(loader: Loader, prefix: str) -> HyperWeights:
     """Take one hyper-connection mapping."""
-    return HyperWeights(*(source.dense(f"{prefix}_{part}") for part in ("fn", "base", "scale")))
+    return HyperWeights(*(loader.tensor(f"{prefix}_{part}") for part in ("fn", "base", "scale")))
 
 
-def _attention(source: WeightSource, prefix: str, kind: LayerKind) -> AttentionWeights:
+def _attention(config: ModelConfig, loader: Loader, prefix: str, kind: LayerKind) -> AttentionWeights:
     return AttentionWeights(
-        wq_a=load_linear(source, f"{prefix}.wq_a"),
-        q_norm=source.dense(f"{prefix}.q_norm.weight"),
-        wq_b=load_linear(source, f"{prefix}.wq_b"),
-        wkv=load_linear(source, f"{prefix}.wkv"),
-        kv_norm=source.dense(f"{prefix}.kv_norm.weight"),
-        attn_sink=source.dense(f"{prefix}.attn_sink"),
-        wo_a=load_linear(source, f"{prefix}.wo_a"),
-        wo_b=load_linear(source, f"{prefix}.wo_b"),
-        compressor=None if kind is LayerKind.WINDOW else _compressor(source, f"{prefix}.compressor"),
-        indexer=_indexer(source, f"{prefix}.indexer") if kind is LayerKind.CSA else None,
+        wq_a=loader.linear(f"{prefix}.wq_a"),
+        q_norm=loader.tensor(f"{prefix}.q_norm.weight"),
+        wq_b=loader.linear(f"{prefix}.wq_b"),
+        wkv=loader.linear(f"{prefix}.wkv"),
+        kv_norm=loader.tensor(f"{prefix}.kv_norm.weight"),
+        attn_sink=loader.tensor(f"{prefix}.attn_sink"),
+        wo_a=loader.linear(f"{prefix}.wo_a", config.o_groups),
+        wo_b=loader.linear(f"{prefix}.wo_b"),
+        compressor=None if kind is LayerKind.WINDOW else _compressor(loader, f"{prefix}.compressor"),
+        indexer=_indexer(loader, f"{prefix}.indexer") if kind is LayerKind.CSA else None,
     )
 
 
-def _compressor(source: WeightSource, prefix: str) -> CompressorWeights:
+def _compressor(loader: Loader, prefix: str) -> CompressorWeights:
     return CompressorWeights(
-        wkv=load_linear(source, f"{prefix}.wkv"),
-        wgate=load_linear(source, f"{prefix}.wgate"),
-        ape=source.dense(f"{prefix}.ape"),
-        norm=source.dense(f"{prefix}.norm.weight"),
+        wkv=loader.linear(f"{prefix}.wkv"),
+        wgate=loader.linear(f"{prefix}.wgate"),
+        ape=loader.tensor(f"{prefix}.ape"),
+        norm=loader.tensor(f"{prefix}.norm.weight"),
     )
 
 
-def _indexer(source: WeightSource, prefix: str) -> IndexerWeights:
+def _indexer(loader: Loader, prefix: str) -> IndexerWeights:
     return IndexerWeights(
-        wq_b=load_linear(source, f"{prefix}.wq_b"),
-        weights_proj=load_linear(source, f"{prefix}.weights_proj"),
-        compressor=_compressor(source, f"{prefix}.compressor"),
+        wq_b=loader.linear(f"{prefix}.wq_b"),
+        weights_proj=loader.linear(f"{prefix}.weights_proj"),
+        compressor=_compressor(loader, f"{prefix}.compressor"),
     )
 
 
-def _moe(config: ModelConfig, source: WeightSource, prefix: str, is_hash_routed: bool) -> MoeWeights:
-    experts, expert_format = _experts(config, source, f"{prefix}.experts")
+def _moe(config: ModelConfig, loader: Loader, prefix: str, is_hash_routed: bool) -> MoeWeights:
+    experts, expert_format = _experts(config, loader, f"{prefix}.experts")
     shared = f"{prefix}.shared_experts"
     return MoeWeights(
-        gate=load_linear(source, f"{prefix}.gate"),
-        bias=None if is_hash_routed else source.dense(f"{prefix}.gate.bias"),
-        tid2eid=source.dense(f"{prefix}.gate.tid2eid") if is_hash_routed else None,
+        gate=loader.linear(f"{prefix}.gate", is_exact=True),
+        bias=None if is_hash_routed else loader.tensor(f"{prefix}.gate.bias"),
+        tid2eid=loader.tensor(f"{prefix}.gate.tid2eid") if is_hash_routed else None,
         experts=experts,
         expert_format=expert_format,
-        w1=load_linear(source, f"{shared}.w1"),
-        w2=load_linear(source, f"{shared}.w2"),
-        w3=load_linear(source, f"{shared}.w3"),
+        w1=loader.linear(f"{shared}.w1"),
+        w2=loader.linear(f"{shared}.w2"),
+        w3=loader.linear(f"{shared}.w3"),
     )
 
 
-def _experts(config: ModelConfig, source: WeightSource, prefix: str) -> tuple[ExpertWeights, WeightFormat]:
+def _experts(config: ModelConfig, loader: Loader, prefix: str) -> tuple[ExpertWeights, WeightFormat]:
     """Fill room for every routed expert, one matrix at a time. All of them are stored alike."""
+    room = loader.placement.experts
     experts: ExpertWeights | None = None
     expert_format = WeightFormat.FP32
     for expert in range(config.num_experts):
         for part in EXPERT_PARTS:
-            stored = source.linear(f"{prefix}.{expert}.{part}")
+            stored = loader.source.linear(f"{prefix}.{expert}.{part}")
             if experts is None:
                 expert_format = stored.format
-                experts = ExpertWeights.allocate(config.num_experts, config.hidden_size, config.moe_size, expert_format)
+                experts = room(config.num_experts, config.hidden_size, config.moe_size, expert_format)
             experts.put(expert, part, stored)
-    return experts or ExpertWeights.allocate(0, config.hidden_size, config.moe_size), expert_format
+    return experts or room(0, config.hidden_size, config.moe_size, expert_format), expert_format

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from dsv4_kernels.cache import CacheRows
+from dsv4_kernels.placement import HOST_DEVICE
 from torch import Tensor
 
 from dsv4_backend.kv.layout import BLOCK, CSA, FOLDED_ROWS, HCA, INDEX, KINDS, STATE, CacheLayout, FoldSpec, RingSpec
@@ -31,19 +32,19 @@ class _Part:
 class _Store:
     """All tensors of one tier. Memory is touched place by place as it is used."""
 
-    def __init__(self, layout: CacheLayout, places: Places) -> None:
+    def __init__(self, layout: CacheLayout, places: Places, device: torch.device) -> None:
         num_pages, num_states = places.get(BLOCK, 0), places.get(STATE, 0)
         self.windows = [
-            CacheRows.allocate(layout.window.row, num_states * layout.window.ring_rows)
+            CacheRows.allocate(layout.window.row, num_states * layout.window.ring_rows, device)
             for _ in range(layout.window.num_layers)
         ]
         self.entries = {
-            (spec.name, layer_id): CacheRows.allocate(spec.row, num_pages * spec.rows_per_page)
+            (spec.name, layer_id): CacheRows.allocate(spec.row, num_pages * spec.rows_per_page, device)
             for spec in layout.entries
             for layer_id in spec.layer_ids
         }
-        self.rings = {(spec.layer_id, spec.is_indexer): _ring(spec, num_states) for spec in layout.rings}
-        self.folds = {spec.layer_id: _fold(spec, num_states) for spec in layout.folds}
+        self.rings = {(spec.layer_id, spec.is_indexer): _ring(spec, num_states, device) for spec in layout.rings}
+        self.folds = {spec.layer_id: _fold(spec, num_states, device) for spec in layout.folds}
         self.parts = {BLOCK: self._page_parts(layout), STATE: self._state_parts(layout)}
 
     def _page_parts(self, layout: CacheLayout) -> list[_Part]:
@@ -65,11 +66,19 @@ class RankCache:
     """Cache tensors by layer, on the device and in host memory."""
 
     def __init__(
-        self, layout: CacheLayout, places: Places, host_places: Places | None = None, disk: DiskStore | None = None
+        self,
+        layout: CacheLayout,
+        places: Places,
+        host_places: Places | None = None,
+        disk: DiskStore | None = None,
+        device: torch.device = HOST_DEVICE,
+        *,
+        num_spare: int = 0,
     ) -> None:
+        """num_spare: places of each kind behind those that are handed out."""
         self._disk = disk
-        self._device = _Store(layout, places)
-        self._tiers = {Tier.DEVICE: self._device, Tier.HOST: _Store(layout, host_places or {})}
+        self._device = _Store(layout, {kind: count + num_spare for kind, count in places.items()}, device)
+        self._tiers = {Tier.DEVICE: self._device, Tier.HOST: _Store(layout, host_places or {}, HOST_DEVICE)}
 
     def copy(self, copies: Iterable[PageCopy]) -> tuple[bytes, ...]:
         """Copy places, in order; return the keys of those that could not be read from disk, whose targets are zeros."""
@@ -88,7 +97,7 @@ class RankCache:
     def _save(self, item: PageCopy) -> None:
         if self._disk is not None:
             parts = (part.at(item.source).reshape(-1).view(torch.uint8) for part in self._device.parts[item.kind])
-            self._disk.save(item.kind, item.key, torch.cat(list(parts)).numpy().tobytes())
+            self._disk.save(item.kind, item.key, torch.cat(list(parts)).cpu().numpy().tobytes())
 
     def _load(self, item: PageCopy) -> bool:
         """Fill a place from disk; False, and zeros, where that fails."""
@@ -128,12 +137,12 @@ class RankCache:
         return self._device.folds[layer_id]
 
 
-def _ring(spec: RingSpec, num_states: int) -> Ring:
+def _ring(spec: RingSpec, num_states: int, device: torch.device) -> Ring:
     shape = (num_states * spec.ring_rows, spec.width)
-    return Ring(values=torch.zeros(shape), gates=torch.zeros(shape))
+    return Ring(values=torch.zeros(shape, device=device), gates=torch.zeros(shape, device=device))
 
 
-def _fold(spec: FoldSpec, num_states: int) -> Fold:
+def _fold(spec: FoldSpec, num_states: int, device: torch.device) -> Fold:
     raw = (num_states * spec.ring_rows, spec.width)
-    states = torch.zeros(num_states, FOLDED_ROWS, spec.width)
-    return Fold(states=states, values=torch.zeros(raw), gates=torch.zeros(raw))
+    states = torch.zeros(num_states, FOLDED_ROWS, spec.width, device=device)
+    return Fold(states=states, values=torch.zeros(raw, device=device), gates=torch.zeros(raw, device=device))

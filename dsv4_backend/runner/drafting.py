@@ -19,8 +19,9 @@ from dsv4_backend.model.draft import DsparkBlock, MtpBlock
 from dsv4_backend.model.draft_weights import load_dspark, load_mtp
 from dsv4_backend.model.step import StepCache, StepInputs
 from dsv4_backend.model.transformer import Computed, Transformer
-from dsv4_backend.model.weights import WeightSource
+from dsv4_backend.model.weights import Loader, WeightSource
 from dsv4_backend.runner.pages import Rows
+from dsv4_backend.runner.upload import Upload
 
 WORTH = 0.3  # a block ends where it is less likely than this that all of it up to there is accepted
 
@@ -60,10 +61,11 @@ class DraftModel(Protocol):
 
 def load_draft_model(model: Transformer, source: WeightSource, layout: CacheLayout) -> DraftModel:
     """Load the draft model that the checkpoint has."""
+    loader, windows = Loader(source, model.placement), _Windows(layout, Upload(model.placement.device))
     if model.config.draft.kind is DraftKind.MTP:
-        return MtpDrafts(MtpBlock(model, load_mtp(model.config, source)), layout)
-    block = DsparkBlock(model, load_dspark(model.config, source))
-    return DsparkDrafts(block, layout, model.config.draft.target_layer_ids)
+        return MtpDrafts(MtpBlock(model, load_mtp(model.config, loader)), windows)
+    block = DsparkBlock(model, load_dspark(model.config, loader))
+    return DsparkDrafts(block, windows, model.config.draft.target_layer_ids)
 
 
 class MtpDrafts:
@@ -71,9 +73,9 @@ class MtpDrafts:
 
     tapped: tuple[int, ...] = ()
 
-    def __init__(self, block: MtpBlock, layout: CacheLayout) -> None:
+    def __init__(self, block: MtpBlock, windows: _Windows) -> None:
         self._block = block
-        self._windows = _Windows(layout)
+        self._windows = windows
 
     def propose(self, rows: Sequence[DraftRow], computed: Computed, cache: StepCache) -> dict[int, tuple[int, ...]]:
         """As `DraftModel.propose`."""
@@ -101,10 +103,10 @@ class MtpDrafts:
 class DsparkDrafts:
     """Drafts of DSpark: one block per sequence, cut where the confidence says so."""
 
-    def __init__(self, block: DsparkBlock, layout: CacheLayout, tapped: tuple[int, ...]) -> None:
+    def __init__(self, block: DsparkBlock, windows: _Windows, tapped: tuple[int, ...]) -> None:
         self.tapped = tapped
         self._block = block
-        self._windows = _Windows(layout)
+        self._windows = windows
 
     def propose(self, rows: Sequence[DraftRow], computed: Computed, cache: StepCache) -> dict[int, tuple[int, ...]]:
         """As `DraftModel.propose`."""
@@ -114,10 +116,10 @@ class DsparkDrafts:
         asking = [row for row in rows if row.num_wanted]
         if not asking:
             return {}
-        before = torch.tensor([row.next_ids[-1] for row in asking])
+        before = self._windows.ids([row.next_ids[-1] for row in asking])
         guess = self._block.guess(before, self._windows.blocks(asking, self._block.block_tokens), cache)
         drafts: dict[int, list[int]] = {row.sequence_id: [] for row in asking}
-        survival = torch.ones(len(asking))
+        survival = torch.ones(len(asking), device=before.device)
         for number in range(min(self._block.block_tokens, max(row.num_wanted for row in asking))):
             survival = survival * self._block.confidence(guess.hidden[:, number], before)
             scores = guess.base[:, number] + self._block.bias(before)
@@ -126,7 +128,7 @@ class DsparkDrafts:
                 ids = drafts[row.sequence_id]
                 if len(ids) == number < row.num_wanted and float(survival[place]) >= WORTH:
                     ids.append(chosen[place])
-            before = torch.tensor(chosen)
+            before = self._windows.ids(chosen)
         return {sequence_id: tuple(ids) for sequence_id, ids in drafts.items()}
 
 
@@ -142,9 +144,14 @@ class _Told:
 class _Windows:
     """Where the layers of a draft model read and write."""
 
-    def __init__(self, layout: CacheLayout) -> None:
+    def __init__(self, layout: CacheLayout, upload: Upload) -> None:
+        self._upload = upload
         self._window = layout.window_tokens
         self._size = layout.window.ring_rows
+
+    def ids(self, values: Sequence[int]) -> Tensor:
+        """Token ids on the device. Shapes: returns int64 [len(values)]."""
+        return self._upload(torch.tensor(values, dtype=torch.int64))
 
     def told(self, rows: Sequence[DraftRow]) -> _Told:
         """What is certain now, as far as a window reaches back: nothing before it can be seen any more."""
@@ -161,7 +168,7 @@ class _Windows:
         fresh = -2 - (begins[owners, None] + seen - firsts[owners, None])
         old = self._rows(rows, owners, seen)
         windows = np.where(seen >= firsts[owners, None], fresh, np.where(seen >= known[owners, None], old, -1))
-        inputs = _inputs(ids, positions, windows, self._rows(rows, owners, positions[:, None])[:, 0])
+        inputs = self._inputs(ids, positions, windows, self._rows(rows, owners, positions[:, None])[:, 0])
         tokens = np.array([row.first_token for row in rows], np.int64)[owners] + offsets
         return _Told(inputs, tokens, begins + counts - 1)
 
@@ -173,7 +180,7 @@ class _Windows:
         known = np.array([row.known_from for row in rows], np.int64)
         windows = np.where(seen >= known[:, None], self._rows(rows, owners, seen), -1)
         windows[:, -1] = -2 - owners
-        return _inputs(ids, positions, windows, self._rows(rows, owners, positions[:, None])[:, 0])
+        return self._inputs(ids, positions, windows, self._rows(rows, owners, positions[:, None])[:, 0])
 
     def blocks(self, rows: Sequence[DraftRow], size: int) -> StepInputs:
         """Blocks behind the context: every token sees the last W positions before its block, and the whole block."""
@@ -185,7 +192,10 @@ class _Windows:
         context = np.where(seen >= known[:, None], self._rows(rows, owners, seen), -1)
         block = -2 - (owners[:, None] * size + np.arange(size))
         none = np.zeros(0, np.int64)
-        return _inputs([0] * len(owners), positions, np.concatenate([context, block], 1), none)
+        return self._inputs([0] * len(owners), positions, np.concatenate([context, block], 1), none)
+
+    def _inputs(self, ids: Sequence[int], positions: Rows, windows: Rows, ring_rows: Rows) -> StepInputs:
+        return self._upload(_window_inputs(ids, positions, windows, ring_rows))
 
     def _rows(self, rows: Sequence[DraftRow], owners: Rows, positions: Rows) -> Rows:
         """Ring rows of positions. Shapes: owners [T]; positions [T, W]."""
@@ -194,7 +204,7 @@ class _Windows:
         return found
 
 
-def _inputs(ids: Sequence[int], positions: Rows, windows: Rows, ring_rows: Rows) -> StepInputs:
+def _window_inputs(ids: Sequence[int], positions: Rows, windows: Rows, ring_rows: Rows) -> StepInputs:
     """Inputs of layers that have nothing but a window; the keys of all tokens go into the ring, or of none."""
     none = torch.zeros(0, dtype=torch.int64)
     return StepInputs(

@@ -183,6 +183,7 @@ class InputBuilder:
                 offsets=_ids(offsets),
                 sources=_ids(sources),
                 ends=_ids([-1 if run.closes else spans.states[run.row] for run in runs]),
+                num_entries=len(closing),
             ),
             raw_rows=_ids(raw_rows),
             ring_tokens=ring_tokens,

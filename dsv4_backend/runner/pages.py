@@ -56,6 +56,12 @@ class PageTables:
         rows: Rows = pages[:, :, None] * rows_per_page + np.arange(rows_per_page)
         return rows.reshape(len(lines), -1)[:, :count]
 
+    def pages(self, lines: Rows, count: int) -> Rows:
+        """Return the first `count` pages of each line, NO_PAGE where it has fewer. Shapes: [len(lines), count]."""
+        found = self._pages[BLOCK][lines, :count]
+        short: Rows = np.pad(found, ((0, 0), (0, count - found.shape[1])), constant_values=NO_PAGE)
+        return short
+
     def states(self, lines: list[int]) -> list[int]:
         """Return the state of each line."""
         states: list[int] = self._pages[STATE][lines, 0].tolist()

@@ -7,24 +7,28 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from dsv4_kernels.dispatch import bind
-from dsv4_kernels.ops import OpTable
 from dsv4_kernels.sampling import num_words
 from torch import Tensor
 
 from dsv4_backend.checkpoint.load import Checkpoint
-from dsv4_backend.config import ModelConfig, ServingConfig
+from dsv4_backend.config import ServingConfig
 from dsv4_backend.errors import ConstraintError
 from dsv4_backend.grammar import AnswerMatcher, GrammarCompiler
+from dsv4_backend.kv.layout import BLOCK, STATE
 from dsv4_backend.kv.listing import cache_folder
 from dsv4_backend.kv.manager import cache_rules
 from dsv4_backend.kv.resolve import layout_of, resolve
+from dsv4_backend.model.step import StepInputs
 from dsv4_backend.model.transformer import Computed, Transformer
 from dsv4_backend.records import Constraint, PlanRow, RowResult, SequenceStart, StepPlan, StepResult, TokenLogprob
 from dsv4_backend.runner.cache import RankCache
 from dsv4_backend.runner.disk import DiskStore
 from dsv4_backend.runner.drafting import DraftModel, DraftRow, load_draft_model
+from dsv4_backend.runner.graphs import DecodeGraphs, Recorder
 from dsv4_backend.runner.inputs import InputBuilder
+from dsv4_backend.runner.padding import Padding
+from dsv4_backend.runner.target import Target, open_target
+from dsv4_backend.runner.upload import Upload
 from dsv4_backend.sampling import Choice, Choosing, SequenceSampling, draft_token, prompt_logprobs, sample
 
 Progressed = Callable[[int, int], None]
@@ -33,14 +37,15 @@ Progressed = Callable[[int, int], None]
 class _SequenceState:
     """One sequence between steps. `error` is why it cannot be constrained; it is reported with its first sample."""
 
-    def __init__(self, start: SequenceStart, config: ModelConfig, grammars: GrammarCompiler, ops: OpTable) -> None:
-        self._ops = ops
+    def __init__(self, start: SequenceStart, model: Transformer, grammars: GrammarCompiler) -> None:
+        self._ops = model.ops
+        config = model.config
         self.token_ids = list(start.token_ids)
         self.num_prompt = start.num_prompt_tokens
         self.draft_known_from = 0
         self._num_tried = 0
         self.num_top = max(start.sampling.logprobs, 0)
-        self.sampling = SequenceSampling(start, config.vocab_size, config.eos_token_ids)
+        self.sampling = SequenceSampling(start, config.vocab_size, config.eos_token_ids, model.placement.device)
         self.matcher: AnswerMatcher | None = None
         self.error = ""
         if start.constraint is not None:
@@ -103,6 +108,7 @@ class Rank:
         config: ServingConfig,
         grammars: GrammarCompiler,
         draft_model: DraftModel | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         layout = layout_of(model.config, config)
         rules = cache_rules(config)
@@ -112,26 +118,35 @@ class Rank:
         self._inputs = InputBuilder(model.config, layout)
         folder = cache_folder(config, rank=0)
         self._disk = DiskStore(folder, int(config.disk_cache_gb * 1e9)) if folder else None
-        self._cache = RankCache(layout, rules.device, rules.host, self._disk)
+        device = model.placement.device
+        num_spare = 0 if recorder is None else 1
+        self._cache = RankCache(layout, rules.device, rules.host, self._disk, device, num_spare=num_spare)
+        self._upload = Upload(device)
+        self._tapped = draft_model.tapped if draft_model else ()
+        self._graphs: DecodeGraphs | None = None
+        if recorder is not None:
+            padding = Padding(self._inputs, layout, rules.device[BLOCK], rules.device[STATE])
+            self._graphs = DecodeGraphs(model, self._cache, padding, self._tapped, recorder)
         self._states: dict[int, _SequenceState] = {}
         self.notes: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, config: ServingConfig, on_progress: Progressed | None = None) -> Rank:
-        """Load the checkpoint that the settings name. Raises: CheckpointError, ConfigError."""
+    def load(cls, config: ServingConfig, on_progress: Progressed | None = None, target: Target | None = None) -> Rank:
+        """Load the checkpoint that the settings name, for their device. Raises: CheckpointError, ConfigError."""
         if config.num_threads:
             torch.set_num_threads(config.num_threads)
+        target = target or open_target(config)
         checkpoint = Checkpoint.open(Path(config.checkpoint))
         config = resolve(config, checkpoint.config)
         if config.drafter.is_model:
             checkpoint = checkpoint.with_draft()
         with checkpoint.source(on_progress) as source:
-            model = Transformer.load(checkpoint.config, source, bind("cpu"), config.numerics)
+            model = Transformer.load(checkpoint.config, source, target.ops, config.numerics, target.placement)
             layout = layout_of(checkpoint.config, config)
             draft_model = load_draft_model(model, source, layout) if config.drafter.is_model else None
             source.finish()
         grammars = GrammarCompiler.load(Path(config.checkpoint), checkpoint.config)
-        rank = cls(model, config, grammars, draft_model)
+        rank = cls(model, config, grammars, draft_model, target.recorder)
         rank.notes = tuple(
             f"{count} tensors not loaded: {rule}" for rule, count in sorted(checkpoint.skipped().items())
         )
@@ -142,14 +157,13 @@ class Rank:
         for sequence_id in plan.finished:
             self._states.pop(sequence_id, None)
         for start in plan.starts:
-            self._states[start.sequence_id] = _SequenceState(start, self._model.config, self._grammars, self._model.ops)
+            self._states[start.sequence_id] = _SequenceState(start, self._model, self._grammars)
         damaged = self._cache.copy(plan.copies)
         if not plan.rows:
             self._inputs.tables.apply(plan)
             return StepResult(step=plan.step, rows=(), damaged=damaged, compiling=self._compiling())
         inputs = self._inputs.build(plan)
-        computed = self._model.run(inputs, self._cache, self._draft_model.tapped if self._draft_model else ())
-        logits = self._model.logits(computed.at(inputs.logit_tokens))
+        computed, logits = self._compute(inputs, plan)
         chosen = self._choose(plan, logits, inputs.logit_spans)
         drafts = self._propose(plan, chosen, computed)
         rows = (
@@ -157,6 +171,14 @@ class Rank:
             for row, (first, last) in zip(plan.rows, inputs.logit_spans, strict=True)
         )
         return StepResult(step=plan.step, rows=tuple(rows), damaged=damaged, compiling=self._compiling())
+
+    def _compute(self, inputs: StepInputs, plan: StepPlan) -> tuple[Computed, Tensor]:
+        """Run the model, by what was recorded where the step has a recorded shape. Shapes: logits [L, V]."""
+        if self._graphs is not None and (replayed := self._graphs.run(inputs, plan)) is not None:
+            return replayed
+        inputs = self._upload(inputs)
+        computed = self._model.run(inputs, self._cache, self._tapped)
+        return computed, self._model.logits(computed.at(inputs.logit_tokens))
 
     def _compiling(self) -> tuple[int, ...]:
         """Sequences that would make the next step wait for their grammar."""
@@ -181,7 +203,7 @@ class Rank:
             elif row.is_sampled:
                 pending.append((row, last - 1 - row.num_drafts))
         while pending:
-            rows = logits[torch.tensor([index for _, index in pending], dtype=torch.int64)]  # [S, V]
+            rows = logits[[index for _, index in pending]]  # [S, V]
             states = [self._states[row.sequence_id] for row, _ in pending]
             choosing = [state.choosing(row) for state, (row, _) in zip(states, pending, strict=True)]
             allowed = _allowed([state.matcher for state in states], logits.shape[1])

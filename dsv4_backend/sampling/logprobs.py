@@ -15,7 +15,7 @@ def token_logprob(logits: torch.Tensor, token_id: int, num_top: int) -> TokenLog
     Shapes: logits [V] float32, all finite.
     Rule:   one row at a time in float64, so that the batch cannot change a bit; ties take the smaller id.
     """
-    wide = logits.double()
+    wide = logits.double().cpu()
     norm = float(torch.logsumexp(wide, dim=0))
     top = tuple((token, float(wide[token]) - norm) for token in best_ids(wide, num_top).tolist())
     return TokenLogprob(token_id=token_id, logprob=float(wide[token_id]) - norm, top=top)

@@ -118,5 +118,7 @@ def _hold_back(scores: torch.Tensor, state: SequenceSampling, words: torch.Tenso
         return scores
     kept = scores.clone()
     kept[list(state.eos_ids)] = -torch.inf
-    left = kept if words is None else kept.masked_fill(~unpack_bits(words, len(kept)).view(-1), -torch.inf)
+    left = (
+        kept if words is None else kept.masked_fill(~unpack_bits(words.to(kept.device), len(kept)).view(-1), -torch.inf)
+    )
     return kept if bool((left > -torch.inf).any()) else scores

@@ -16,7 +16,13 @@ class SequenceSampling:
           Both tables exist only if a penalty needs them.
     """
 
-    def __init__(self, start: SequenceStart, vocab_size: int, eos_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        start: SequenceStart,
+        vocab_size: int,
+        eos_ids: Sequence[int],
+        device: torch.device | None = None,
+    ) -> None:
         params = start.sampling
         self.params = params
         self.seed = params.seed or 0  # admission has replaced None
@@ -27,13 +33,14 @@ class SequenceSampling:
         self.seen: torch.Tensor | None = None  # [V] bool
         self.counts: torch.Tensor | None = None  # [V] float32
         if params.repetition_penalty != 1.0:
-            self.seen = torch.zeros(vocab_size, dtype=torch.bool)
-            self.seen[torch.tensor(start.token_ids, dtype=torch.int64)] = True
+            self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+            self.seen[torch.tensor(start.token_ids, dtype=torch.int64, device=device)] = True
         if params.presence_penalty or params.frequency_penalty:
             answer = torch.tensor(start.token_ids[start.num_prompt_tokens :], dtype=torch.int64)
-            self.counts = torch.bincount(answer, minlength=vocab_size).to(torch.float32)
-        self.bias_ids = torch.tensor([token for token, _ in params.logit_bias], dtype=torch.int64)
-        self.bias_values = torch.tensor([value for _, value in params.logit_bias], dtype=torch.float32)
+            self.counts = torch.bincount(answer, minlength=vocab_size).to(device, torch.float32)
+        self.bias_ids = torch.tensor([token for token, _ in params.logit_bias], dtype=torch.int64, device=device)
+        values = [value for _, value in params.logit_bias]
+        self.bias_values = torch.tensor(values, dtype=torch.float32, device=device)
 
     @property
     def num_output_tokens(self) -> int:

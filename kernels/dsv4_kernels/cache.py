@@ -26,9 +26,9 @@ class CacheRows:
         )
 
     @classmethod
-    def allocate(cls, spec: RowSpec, num_rows: int) -> CacheRows:
-        """Rows of zero bytes. The memory is touched only where rows are written."""
-        return cls(torch.zeros(num_rows, spec.row_bytes, dtype=torch.uint8), spec)
+    def allocate(cls, spec: RowSpec, num_rows: int, device: torch.device | None = None) -> CacheRows:
+        """Rows of zero bytes. A CPU's memory is touched only where rows are written."""
+        return cls(torch.zeros(num_rows, spec.row_bytes, dtype=torch.uint8, device=device), spec)
 
     @classmethod
     def plain(cls, values: Tensor) -> CacheRows:
@@ -67,6 +67,11 @@ class EntryRows:
 
     cache: CacheRows
     rows: Tensor
+
+
+def rows_of_pages(pages: Tensor, page_rows: int) -> Tensor:
+    """The rows of pages, in order. Shapes: pages int64 [P]; returns [P * page_rows]."""
+    return (pages[:, None] * page_rows + torch.arange(page_rows, device=pages.device)).view(-1)
 
 
 def _widest(row_bytes: int) -> torch.dtype:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dsv4_kernels.tensors import ExpertWeights, LinearWeight
+from dsv4_kernels.prepared import ExpertWeights, LinearWeight
 from dsv4_kernels.trips import Trip
 
 

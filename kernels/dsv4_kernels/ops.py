@@ -16,9 +16,10 @@ from typing import Protocol
 from torch import Tensor
 
 from dsv4_kernels.cache import CacheRows, EntryRows, WindowRows
+from dsv4_kernels.prepared import ExpertWeights, LinearWeight
 from dsv4_kernels.rows import RowSpec
 from dsv4_kernels.sampling import SampleRows
-from dsv4_kernels.tensors import ExpertWeights, FoldRuns, LinearWeight
+from dsv4_kernels.tensors import FoldRuns
 from dsv4_kernels.trips import Trip
 
 
@@ -220,7 +221,7 @@ class PackRows(Protocol):
 
 
 class IndexSelect(Protocol):
-    """The compressed entries that each token of one sequence may attend to.
+    """The compressed entries that each token may attend to: of one sequence, or each token of its own pages.
 
     Rule: score of entry i = Σ_h w_h · relu(q_h · key_i), h in order. Of the entries 0 … num_visible-1 the k best are
           kept, ties take the smaller entry; they are returned as entry numbers in ascending order, then -1. Where
@@ -228,9 +229,17 @@ class IndexSelect(Protocol):
     """
 
     def __call__(
-        self, query: Tensor, head_weights: Tensor, cache: CacheRows, rows: Tensor, num_visible: Tensor, k: int
+        self,
+        query: Tensor,
+        head_weights: Tensor,
+        cache: CacheRows,
+        rows: Tensor,
+        num_visible: Tensor,
+        k: int,
+        page_rows: int = 1,
     ) -> Tensor:
-        """Shapes: query [T, H, D]; head_weights [T, H]; cache of width D; rows int64 [C], the cache row of each entry;
+        """Shapes: query [T, H, D]; head_weights [T, H]; cache of width D; rows int64 [C], the cache row of each entry,
+        or [T, C / page_rows], for each token the pages whose rows page * page_rows ... are its entries;
         num_visible int64 [T], each <= C; returns int64 [T, k].
         """
 

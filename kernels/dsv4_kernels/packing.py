@@ -30,6 +30,18 @@ LINE = 64  # bytes of a row in a tile of QUAD rows
 FP8_ORDER = [32 * h + 4 * j + i + 16 * (1 - b) for j in range(4) for h in (0, 1) for i in range(4) for b in (0, 1)]
 FP8_PLACES = sorted(range(LINE), key=FP8_ORDER.__getitem__)  # its inverse
 LARGEST_SCALE = 134  # UE8M0: the twins multiply by 2^(scale - 7), which must be a finite float
+CODE_TYPE = {
+    WeightFormat.FP32: torch.float32,
+    WeightFormat.BF16: torch.bfloat16,
+    WeightFormat.FP8: torch.float8_e4m3fn,
+    WeightFormat.MXFP4: torch.uint8,
+    WeightFormat.NVFP4: torch.uint8,
+}
+SCALE_TYPE = {
+    WeightFormat.FP8: torch.uint8,
+    WeightFormat.MXFP4: torch.uint8,
+    WeightFormat.NVFP4: torch.float8_e4m3fn,
+}
 FORMATS = (WeightFormat.BF16, WeightFormat.FP8, WeightFormat.MXFP4, WeightFormat.NVFP4)
 
 

@@ -79,6 +79,8 @@ class StepInputs:
     Rule:   a window ends with the token itself: row -2 - t is token t of this step, others are rows of the ring, into
             which ring_tokens go at ring_rows after all have attended.
             a token sees the CSA entries 0 ... num_visible-1 of its sequence; entry i is csa_rows[first_entries + i].
+            a padded step (`dsv4_backend.runner.padding`) has csa_pages [T, P] instead of csa_tables, csa_rows and
+            first_entries: for each token its pages, of page_rows entries.
             logit_tokens are the tokens whose logits are wanted; logit_spans gives each plan row its [begin, end) of L.
     """
 
@@ -96,10 +98,14 @@ class StepInputs:
     hca_rows: Tensor
     logit_tokens: Tensor
     logit_spans: tuple[tuple[int, int], ...]
+    csa_pages: Tensor | None = None
+    page_rows: int = 1
 
     @property
     def most_entries(self) -> int:
-        """CSA entries of the longest sequence."""
+        """CSA entries of the longest sequence; of a padded step, those that there is room for."""
+        if self.csa_pages is not None:
+            return self.csa_pages.shape[1] * self.page_rows
         return max((table.index_rows.shape[0] for table in self.csa_tables), default=0)
 
 

@@ -17,7 +17,7 @@ from dsv4_kernels.cpu.sublayers import CpuSublayers
 from dsv4_kernels.cpu.table import CpuOps
 from dsv4_kernels.groups import CompressStage, EnterSpec, ExpertStage, KeyStage, OutputStage, QueryStage
 from dsv4_kernels.ops import OpTable
-from dsv4_kernels.tensors import LinearWeight
+from dsv4_kernels.prepared import LinearWeight
 from dsv4_kernels.trips import Trip, make_trip
 
 ENTRY_GROUP = 64

@@ -1,22 +1,19 @@
-"""Weights as they stand in a checkpoint (`QuantTensor`), their exact values, and the forms that operators take.
+"""Weights as they stand in a checkpoint (`QuantTensor`) and their exact values. `prepared.py` has what operators take.
 
 QuantTensor ─ dequantise ─► float32 [out, in]          bit-exact, chunked: no large temporaries
-            ─ prepare_linear ─► LinearWeight           opaque: packed as stored (packing.py), float32 if that is stored
-            ─ ExpertWeights.put ─► one expert's slice  allocated once, filled in place
 float32     ─ quantise_* ─► QuantTensor                nearest even, saturating; what the checkpoint writer uses
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dsv4_kernels import formats
-from dsv4_kernels.errors import FormatError, ShapeError, require
-from dsv4_kernels.packing import FORMATS, PackedMatrices, is_packable
+from dsv4_kernels.errors import FormatError, require
+from dsv4_kernels.packing import CODE_TYPE, SCALE_TYPE
 
 WeightFormat = formats.WeightFormat
 PACKED = formats.PACKED
@@ -24,20 +21,6 @@ FP8_BLOCK, MXFP4_GROUP, NVFP4_GROUP = formats.FP8_BLOCK, formats.MXFP4_GROUP, fo
 FP8_MAX = 448.0
 FP4_MAX = 6.0
 CHUNK_ELEMENTS = 1 << 20  # dequantising holds at most a few temporaries of this many elements
-
-ExpertPart = Literal["w1", "w2", "w3"]
-CODE_TYPE = {
-    WeightFormat.FP32: torch.float32,
-    WeightFormat.BF16: torch.bfloat16,
-    WeightFormat.FP8: torch.float8_e4m3fn,
-    WeightFormat.MXFP4: torch.uint8,
-    WeightFormat.NVFP4: torch.uint8,
-}
-SCALE_TYPE = {
-    WeightFormat.FP8: torch.uint8,
-    WeightFormat.MXFP4: torch.uint8,
-    WeightFormat.NVFP4: torch.float8_e4m3fn,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,108 +54,20 @@ class QuantTensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LinearWeight:
-    """A weight prepared for `linear` and its kin: a float32 matrix, or one packed matrix.
-
-    Shapes: dense float32 [N, K], contiguous.
-    Rule:   exactly one of the two is there. `kept` is what a table of operators made of it once, by the table's name.
-    """
-
-    dense: Tensor | None = None
-    packed: PackedMatrices | None = None
-    kept: dict[str, object] = field(default_factory=dict, compare=False, repr=False)
-
-    def matrix(self) -> Tensor:
-        """Return the weight as float32 [N, K], exact; packed ones are unpacked anew each time."""
-        return self.dense if self.packed is None and self.dense is not None else _unpacked(self.packed, 0)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(out, in)."""
-        if self.packed is not None:
-            return self.packed.shape
-        rows, columns = self.matrix().shape
-        return rows, columns
-
-    @property
-    def resident_bytes(self) -> int:
-        """Bytes held in memory."""
-        return self.matrix().nbytes if self.packed is None else self.packed.resident_bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExpertWeights:
-    """All routed experts of a layer (on this rank), allocated once and filled expert by expert.
-
-    Shapes: w1, w3 [E, inter, hidden]; w2 [E, hidden, inter]; float32, contiguous, or packed.
-    Rule:   `kept` as in `LinearWeight`.
-    """
-
-    w1: Tensor | PackedMatrices
-    w2: Tensor | PackedMatrices
-    w3: Tensor | PackedMatrices
-    kept: dict[str, object] = field(default_factory=dict, compare=False, repr=False)
-
-    @classmethod
-    def allocate(
-        cls, num_experts: int, hidden: int, inter: int, format: WeightFormat = WeightFormat.FP32
-    ) -> ExpertWeights:
-        """Room for every expert; values are undefined until `put`. Packed room takes matrices of its format only."""
-
-        def room(rows: int, columns: int) -> Tensor | PackedMatrices:
-            if format in FORMATS:
-                return PackedMatrices.allocate(format, num_experts, (rows, columns))
-            return torch.empty(num_experts, rows, columns)
-
-        return cls(w1=room(inter, hidden), w2=room(hidden, inter), w3=room(inter, hidden))
-
-    def put(self, expert: int, part: ExpertPart, q: QuantTensor) -> None:
-        """Write one projection of one expert.
-
-        Raises: ShapeError if the expert does not exist or the matrix has another shape.
-        """
-        target = self._part(part)
-        if not 0 <= expert < self.num_experts:
-            raise ShapeError(f"expert {expert} does not exist: this layer holds 0..{self.num_experts - 1}.")
-        if isinstance(target, Tensor):
-            dequantise_into(q, target[expert])
-        else:
-            require(q.shape == target.shape, f"target is {list(target.shape)} but the weight is {list(q.shape)}.")
-            target.put(expert, q)
-
-    def matrix(self, expert: int, part: ExpertPart) -> Tensor:
-        """Return one projection as float32, exact. Shapes: [out, in]."""
-        held = self._part(part)
-        return held[expert] if isinstance(held, Tensor) else _unpacked(held, expert)
-
-    def _part(self, part: ExpertPart) -> Tensor | PackedMatrices:
-        return {"w1": self.w1, "w2": self.w2, "w3": self.w3}[part]
-
-    @property
-    def num_experts(self) -> int:
-        """How many experts there is room for."""
-        return self.w1.shape[0] if isinstance(self.w1, Tensor) else self.w1.codes.shape[0]
-
-    @property
-    def resident_bytes(self) -> int:
-        """Bytes held in memory."""
-        parts = (self.w1, self.w2, self.w3)
-        return sum(part.nbytes if isinstance(part, Tensor) else part.resident_bytes for part in parts)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FoldRuns:
     """Runs of rows to be folded into running softmax states, in order.
 
     Shapes: begins, ends int64 [G]; offsets int64 [G + 1]; sources int64 [N], a row for each place.
     Rule:   run g folds the rows sources[offsets[g] : offsets[g + 1]] into state begins[g] (-1: an empty one), and
             stores it as state ends[g]; -1 there finishes an entry, and entries come out in the order of their runs.
+            num_entries may say how many runs finish one: counting them would wait for a GPU.
     """
 
     begins: Tensor
     offsets: Tensor
     sources: Tensor
     ends: Tensor
+    num_entries: int | None = None
 
 
 def code_shape(format: WeightFormat, shape: tuple[int, int]) -> tuple[int, int]:
@@ -224,20 +119,6 @@ def dequantise_into(q: QuantTensor, out: Tensor) -> None:
         step = max(FP8_BLOCK, step // FP8_BLOCK * FP8_BLOCK)
     for first in range(0, rows, step):
         _dequantise_rows(q, first, min(rows, first + step), out[first : first + step])
-
-
-def prepare_linear(q: QuantTensor) -> LinearWeight:
-    """The form that operators take. Copies nothing where a float32 matrix already is that form.
-
-    Rule: what the twins cannot read packed (`packing.is_packable`) becomes float32.
-    """
-    if q.format is WeightFormat.FP32 and q.codes.is_contiguous():
-        return LinearWeight(dense=q.codes)
-    if not is_packable(q):
-        return LinearWeight(dense=dequantise(q))
-    packed = PackedMatrices.allocate(q.format, 1, q.shape)
-    packed.put(0, q)
-    return LinearWeight(packed=packed)
 
 
 def power_of_two(scale_bytes: Tensor) -> Tensor:
@@ -333,22 +214,6 @@ def pack_nibbles(codes: Tensor) -> Tensor:
     """Codes [R, K] to bytes [R, K / 2], the even column in the low nibble."""
     pairs = codes.reshape(codes.shape[0], -1, 2)
     return (pairs[:, :, 0] | (pairs[:, :, 1] << 4)).contiguous()
-
-
-def _unpacked(packed: PackedMatrices | None, index: int) -> Tensor:
-    if packed is None:
-        raise FormatError("the weight holds no matrix. Make it with prepare_linear.")
-    codes, scales, global_scale = packed.unpack(index)
-    scale_type = SCALE_TYPE.get(packed.format)
-    return dequantise(
-        QuantTensor(
-            format=packed.format,
-            codes=codes.contiguous().view(CODE_TYPE[packed.format]),
-            scales=None if scales is None or scale_type is None else scales.contiguous().view(scale_type),
-            global_scale=global_scale,
-            shape=packed.shape,
-        )
-    )
 
 
 def _match(what: str, tensor: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> None:

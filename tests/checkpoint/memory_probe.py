@@ -11,9 +11,10 @@ import threading
 from pathlib import Path
 
 import torch
+from dsv4_kernels.placement import HOST
 
 from dsv4_backend.checkpoint.load import Checkpoint
-from dsv4_backend.model.weights import load_weights
+from dsv4_backend.model.weights import Loader, load_weights
 
 STATUS = Path("/proc/self/status")
 
@@ -48,7 +49,7 @@ def main(folder: Path) -> None:
         sampler = Sampler()
         before = anonymous_bytes()
         sampler.start()
-        weights = load_weights(checkpoint.config, source)
+        weights = load_weights(checkpoint.config, Loader(source, HOST))
         source.finish()
     sampler.is_over.set()
     sampler.join()

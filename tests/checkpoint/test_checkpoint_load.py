@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint_rig import QUANTIZATION, TINY, TINY_DSPARK, edit_header, replace_tensor, shard_of, write_json
+from dsv4_kernels.placement import HOST
 from dsv4_kernels.tensors import WeightFormat
 
 from dsv4_backend.checkpoint.layout import Storage
@@ -20,7 +21,7 @@ from dsv4_backend.checkpoint.names import DRAFT_RULE, INPUT_SCALE_RULE, model_we
 from dsv4_backend.checkpoint.write import LayoutName, WriteOptions, with_layout, write_checkpoint
 from dsv4_backend.config import DraftKind
 from dsv4_backend.errors import CheckpointError, ConfigError
-from dsv4_backend.model.weights import load_weights
+from dsv4_backend.model.weights import Loader, load_weights
 
 PROBE = Path(__file__).with_name("memory_probe.py")
 SLACK_BYTES = 16 << 20  # chunks of 2^20 elements while dequantising, the allocator's free lists; measured: below 8 MiB
@@ -68,7 +69,7 @@ def test_anonymous_memory_stays_below_the_weights_and_one_tensor(tmp_path: Path)
 def test_the_model_uses_every_tensor_that_no_rule_skips(tiny: Path) -> None:
     checkpoint = Checkpoint.open(tiny)
     with checkpoint.source() as source:
-        load_weights(checkpoint.config, source)
+        load_weights(checkpoint.config, Loader(source, HOST))
         source.finish()
 
 
@@ -97,7 +98,7 @@ def test_a_vector_is_no_matrix(tiny: Path) -> None:
 def test_progress_ends_at_the_bytes_to_load(tiny: Path) -> None:
     checkpoint = Checkpoint.open(tiny)
     reports: list[tuple[int, int]] = []
-    load_weights(checkpoint.config, checkpoint.source(lambda done, total: reports.append((done, total))))
+    load_weights(checkpoint.config, Loader(checkpoint.source(lambda *done: reports.append(done)), HOST))
     loaded = sum(checkpoint.index.tensors[name].num_bytes for name, spec in checkpoint.specs.items() if not spec.skip)
     assert reports[-1] == (loaded, loaded)
     assert reports == sorted(reports)

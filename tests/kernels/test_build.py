@@ -15,7 +15,8 @@ from dsv4_kernels.cache import CacheRows, WindowRows
 from dsv4_kernels.cpu.library import load
 from dsv4_kernels.dispatch import OPERATORS, Needs, bind, choose, describe
 from dsv4_kernels.errors import BindError, BuildError
-from dsv4_kernels.tensors import LinearWeight, prepare_linear, quantise_fp8_block, quantise_mxfp4
+from dsv4_kernels.prepared import LinearWeight, prepare_linear
+from dsv4_kernels.tensors import quantise_fp8_block, quantise_mxfp4
 
 SOURCE = 'extern "C" int answer() { return 42; }\n'
 

@@ -11,14 +11,8 @@ from dsv4_kernels import build as builder
 from dsv4_kernels.build import cpu_flags, levels_of
 from dsv4_kernels.dispatch import bind
 from dsv4_kernels.ops import OpTable
-from dsv4_kernels.tensors import (
-    ExpertWeights,
-    QuantTensor,
-    WeightFormat,
-    prepare_linear,
-    quantise_mxfp4,
-    quantise_nvfp4,
-)
+from dsv4_kernels.prepared import ExpertWeights, prepare_linear
+from dsv4_kernels.tensors import QuantTensor, WeightFormat, quantise_mxfp4, quantise_nvfp4
 from dsv4_kernels.trips import Trip, make_trip
 from torch import Tensor
 

@@ -11,9 +11,10 @@ import torch
 from dsv4_kernels.cache import CacheRows, EntryRows, WindowRows
 from dsv4_kernels.dispatch import OPERATORS
 from dsv4_kernels.ops import OpTable
+from dsv4_kernels.prepared import ExpertWeights, LinearWeight
 from dsv4_kernels.rows import RowFormat, RowSpec
 from dsv4_kernels.sampling import SampleRows
-from dsv4_kernels.tensors import ExpertWeights, FoldRuns, LinearWeight
+from dsv4_kernels.tensors import FoldRuns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

@@ -7,7 +7,7 @@ import pytest
 import torch
 from dsv4_kernels.errors import ShapeError
 from dsv4_kernels.ops import OpTable
-from dsv4_kernels.tensors import LinearWeight
+from dsv4_kernels.prepared import LinearWeight
 
 
 def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:

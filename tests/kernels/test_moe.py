@@ -8,7 +8,7 @@ import torch
 from dsv4_kernels.cpu import table
 from dsv4_kernels.errors import ShapeError
 from dsv4_kernels.ops import OpTable
-from dsv4_kernels.tensors import ExpertWeights, LinearWeight
+from dsv4_kernels.prepared import ExpertWeights, LinearWeight
 
 LIMIT = 2.0
 

@@ -7,13 +7,11 @@ import torch
 from dsv4_kernels.errors import FormatError
 from dsv4_kernels.ops import OpTable
 from dsv4_kernels.packing import PackedMatrices
+from dsv4_kernels.prepared import ExpertWeights, LinearWeight, prepare_linear
 from dsv4_kernels.tensors import (
-    ExpertWeights,
-    LinearWeight,
     QuantTensor,
     WeightFormat,
     dequantise,
-    prepare_linear,
     quantise_fp8_block,
     quantise_mxfp4,
     quantise_nvfp4,

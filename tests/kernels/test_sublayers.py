@@ -10,16 +10,9 @@ from dsv4_kernels.cpu.sublayers import CpuSublayers
 from dsv4_kernels.errors import ShapeError
 from dsv4_kernels.groups import CompressStage, EnterSpec, ExpertStage, KeyStage, OutputStage, QueryStage
 from dsv4_kernels.ops import OpTable
+from dsv4_kernels.prepared import ExpertWeights, LinearWeight, prepare_linear
 from dsv4_kernels.sublayers import Composed, Sublayers, sublayers_of
-from dsv4_kernels.tensors import (
-    ExpertWeights,
-    LinearWeight,
-    WeightFormat,
-    prepare_linear,
-    quantise_fp8_block,
-    quantise_mxfp4,
-    quantise_nvfp4,
-)
+from dsv4_kernels.tensors import WeightFormat, quantise_fp8_block, quantise_mxfp4, quantise_nvfp4
 from dsv4_kernels.trips import Trip
 from torch import Tensor
 

@@ -7,12 +7,11 @@ import pytest
 import torch
 from dsv4_kernels import tensors
 from dsv4_kernels.errors import FormatError, ShapeError
+from dsv4_kernels.prepared import ExpertWeights, prepare_linear
 from dsv4_kernels.tensors import (
-    ExpertWeights,
     QuantTensor,
     WeightFormat,
     dequantise,
-    prepare_linear,
     quantise_fp8_block,
     quantise_mxfp4,
     quantise_nvfp4,

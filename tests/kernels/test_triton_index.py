@@ -65,3 +65,30 @@ def test_all_equal_scores_take_the_first_entries(reference: OpTable):
     cache = CacheRows.plain(torch.zeros(50, 16))
     arguments = (torch.ones(1, 2, 16), torch.tensor([[-1.0, 1.0]]), cache, torch.arange(50), torch.tensor([50]), 7)
     assert interpreted().index_select(*arguments).tolist() == [list(range(7))]
+
+
+@pytest.mark.parametrize("format", [RowFormat.FP32, RowFormat.FP4])
+def test_each_token_may_have_pages_of_its_own(format: RowFormat, ops: OpTable):
+    torch.manual_seed(4)
+    page_rows, spec = 8, RowSpec(format=format, width=64)
+    cache = ops.pack_rows(integers(160, 64), spec)
+    query, weights = ops.fp4_round_trip(integers(3, 5, 64)), integers(3, 5)
+    pages = torch.stack([torch.randperm(20)[:16] for _ in range(3)])
+    visible = torch.tensor([128, 5, 90])
+    alone = [
+        ops.index_select(
+            *(each[token : token + 1] for each in (query, weights)),
+            cache,
+            (pages[token][:, None] * page_rows + torch.arange(page_rows)).view(-1),
+            visible[token : token + 1],
+            12,
+        )
+        for token in range(3)
+    ]
+    arguments = (query, weights, cache, pages, visible, 12, page_rows)
+    assert torch.equal(ops.index_select(*arguments), torch.cat(alone))
+    for arch in ("sm_90", "sm_100a"):
+        got = interpreted(arch).index_select(*arguments)
+        if format is RowFormat.FP32:
+            assert torch.equal(got, torch.cat(alone))
+        assert torch.equal(got >= 0, torch.cat(alone) >= 0)

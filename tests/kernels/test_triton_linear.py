@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from dsv4_kernels.device_weights import dense_weight, quantised_weight
 from dsv4_kernels.ops import OpTable
-from dsv4_kernels.tensors import (
-    LinearWeight,
-    QuantTensor,
-    dequantise,
-    quantise_fp8_block,
-    quantise_mxfp4,
-    quantise_nvfp4,
-)
+from dsv4_kernels.prepared import LinearWeight
+from dsv4_kernels.tensors import QuantTensor, dequantise, quantise_fp8_block, quantise_mxfp4, quantise_nvfp4
 from dsv4_kernels.triton_lang.linear import grouped_linear, linear
-from dsv4_kernels.triton_lang.weights import dense_weight, quantised_weight
 from dsv4_kernels.triton_lang.weights import quantise_nvfp4 as quantise_tokens
 from triton_rig import close, each_arch, interpreted, interpreted_device
 

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from dsv4_kernels.device_weights import quantised_weight
 from dsv4_kernels.ops import OpTable
-from dsv4_kernels.tensors import (
-    ExpertWeights,
-    LinearWeight,
-    dequantise,
-    quantise_fp8_block,
-    quantise_mxfp4,
-    quantise_nvfp4,
-)
+from dsv4_kernels.prepared import ExpertWeights, LinearWeight
+from dsv4_kernels.tensors import dequantise, quantise_fp8_block, quantise_mxfp4, quantise_nvfp4
 from dsv4_kernels.triton_lang.moe import Experts, make_schedule
-from dsv4_kernels.triton_lang.weights import quantised_weight
 from triton_rig import close, interpreted, interpreted_device
 
 E, D, I, K = 5, 128, 160, 3  # noqa: E741

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from dsv4_kernels.dispatch import OPERATORS
-from dsv4_kernels.tensors import FoldRuns, LinearWeight
+from dsv4_kernels.prepared import LinearWeight
+from dsv4_kernels.tensors import FoldRuns
 from dsv4_kernels.triton_lang.launch import Device
 from dsv4_kernels.triton_lang.table import functions
 from triton_rig import execute_on, interpreted, interpreted_device

@@ -7,15 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from dsv4_kernels.ops import OpTable
-from dsv4_kernels.tensors import (
-    ExpertWeights,
-    QuantTensor,
-    WeightFormat,
-    dequantise,
-    prepare_linear,
-    quantise_mxfp4,
-    quantise_nvfp4,
-)
+from dsv4_kernels.prepared import ExpertWeights, prepare_linear
+from dsv4_kernels.tensors import QuantTensor, WeightFormat, dequantise, quantise_mxfp4, quantise_nvfp4
 from dsv4_kernels.trips import Trip, make_trip
 from torch import Tensor
 

@@ -20,8 +20,8 @@ from dsv4_kernels.cpu.stored import StoredRows
 from dsv4_kernels.cpu.table import CpuOps
 from dsv4_kernels.errors import ShapeError, require
 from dsv4_kernels.groups import CompressorStage, EnterSpec, IndexStage, LayerStage
+from dsv4_kernels.prepared import LinearWeight
 from dsv4_kernels.steps import EntryTable, Fold, FoldInputs, LayerMemory, LayerStep, PoolInputs, Ring, StepInputs
-from dsv4_kernels.tensors import LinearWeight
 
 WeightPointer = POINTER(descriptors.Descriptor)
 NO_ROWS = StoredRows(None, 0, 0, 0, 0, 0)

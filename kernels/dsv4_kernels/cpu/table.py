@@ -8,14 +8,15 @@ import math
 import torch
 from torch import Tensor
 
-from dsv4_kernels.cache import CacheRows, EntryRows, WindowRows
+from dsv4_kernels.cache import CacheRows, EntryRows, WindowRows, rows_of_pages
 from dsv4_kernels.cpu import weights as descriptors
 from dsv4_kernels.cpu.stored import FORMAT_CODES, StoredRows
 from dsv4_kernels.errors import ShapeError, require
+from dsv4_kernels.prepared import ExpertWeights, LinearWeight
 from dsv4_kernels.reference.cache import pack_rows
 from dsv4_kernels.rows import RowFormat, RowSpec
 from dsv4_kernels.sampling import NEGLIGIBLE, SampleRows, num_words
-from dsv4_kernels.tensors import ExpertWeights, FoldRuns, LinearWeight
+from dsv4_kernels.tensors import FoldRuns
 from dsv4_kernels.trips import Trip
 
 SCRATCH_FLOATS = 1 << 24  # of `moe`: more tokens than fit are computed in pieces, which changes no bit
@@ -302,9 +303,28 @@ class CpuOps:
         return CacheRows(data, spec)
 
     def index_select(
-        self, query: Tensor, head_weights: Tensor, cache: CacheRows, rows: Tensor, num_visible: Tensor, k: int
+        self,
+        query: Tensor,
+        head_weights: Tensor,
+        cache: CacheRows,
+        rows: Tensor,
+        num_visible: Tensor,
+        k: int,
+        page_rows: int = 1,
     ) -> Tensor:
-        """As `ops.IndexSelect`."""
+        """As `ops.IndexSelect`. Pages are turned into rows token by token: steps of a CPU name rows."""
+        if rows.dim() == 2:
+            parts = (
+                (
+                    query[i : i + 1],
+                    head_weights[i : i + 1],
+                    cache,
+                    rows_of_pages(pages, page_rows),
+                    num_visible[i : i + 1],
+                )
+                for i, pages in enumerate(rows)
+            )
+            return torch.cat([self.index_select(*part, k) for part in parts])
         query = _f32(query, 3)
         tokens, heads, width = query.shape
         head_weights = _shaped("head_weights", head_weights, tokens, heads)

@@ -8,10 +8,11 @@ from ctypes import c_int64, c_void_p
 import torch
 from torch import Tensor
 
+from dsv4_kernels.device_weights import DeviceWeight
 from dsv4_kernels.errors import ShapeError, require
 from dsv4_kernels.formats import WeightFormat
 from dsv4_kernels.packing import PackedMatrices
-from dsv4_kernels.tensors import ExpertWeights, LinearWeight
+from dsv4_kernels.prepared import ExpertWeights, LinearWeight, Stack
 
 FORMAT_CODES = {name: code for code, name in enumerate(WeightFormat)}  # the order of packed.h
 KEPT = "cpu"
@@ -45,10 +46,7 @@ def of_experts(experts: ExpertWeights) -> Triple:
     kept = experts.kept.get(KEPT)
     if isinstance(kept, tuple):
         return kept
-    w1, w3, w2 = (
-        _packed(part) if isinstance(part, PackedMatrices) else _dense(part)
-        for part in (experts.w1, experts.w3, experts.w2)
-    )
+    w1, w3, w2 = (_stack(part) for part in (experts.w1, experts.w3, experts.w2))
     check(w1, w3, w2)
     experts.kept[KEPT] = (w1, w3, w2)
     return w1, w3, w2
@@ -60,6 +58,12 @@ def check(w1: Descriptor, w3: Descriptor, w2: Descriptor) -> None:
     for name, matrix, rows, columns in (("w3", w3, inter, width), ("w2", w2, width, inter)):
         found, wanted = [matrix.rows, matrix.columns], [rows, columns]
         require(found == wanted, f"{name} is {found} but must be {wanted} to go with w1.")
+
+
+def _stack(part: Stack) -> Descriptor:
+    if isinstance(part, DeviceWeight):
+        raise ShapeError("experts that lie on a GPU cannot be read by the CPU's operators.")
+    return _packed(part) if isinstance(part, PackedMatrices) else _dense(part)
 
 
 def _dense(stack: Tensor) -> Descriptor:

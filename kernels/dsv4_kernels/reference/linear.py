@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dsv4_kernels.tensors import LinearWeight
+from dsv4_kernels.prepared import LinearWeight
 from dsv4_kernels.trips import Trip
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
+from dsv4_kernels.prepared import ExpertWeights, LinearWeight
 from dsv4_kernels.reference import round_trip as trips
-from dsv4_kernels.tensors import ExpertWeights, LinearWeight
 from dsv4_kernels.trips import Trip, make_trip
 
 

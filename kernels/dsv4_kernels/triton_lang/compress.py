@@ -24,8 +24,9 @@ def compress_pool(device: Device, values: Tensor, gates: Tensor) -> Tensor:
 
 
 def compress_fold(device: Device, values: Tensor, gates: Tensor, states: Tensor, runs: FoldRuns) -> Tensor:
-    """As `ops.CompressFold`. Counting the entries waits for `runs.ends`; `fold_into` takes the count instead."""
-    return fold_into(device, values, gates, states, runs, int((runs.ends < 0).sum()))
+    """As `ops.CompressFold`."""
+    count = int((runs.ends < 0).sum()) if runs.num_entries is None else runs.num_entries
+    return fold_into(device, values, gates, states, runs, count)
 
 
 def fold_into(

@@ -18,19 +18,33 @@ BLOCK_H = 64
 SELECT_BLOCK = 2048
 
 
-def index_select(
-    device: Device, query: Tensor, head_weights: Tensor, cache: CacheRows, rows: Tensor, num_visible: Tensor, k: int
+def index_select(  # noqa: PLR0913, PLR0917 - an operator's signature is its specification
+    device: Device,
+    query: Tensor,
+    head_weights: Tensor,
+    cache: CacheRows,
+    rows: Tensor,
+    num_visible: Tensor,
+    k: int,
+    page_rows: int = 1,
 ) -> Tensor:
     """As `ops.IndexSelect`. bf16 holds FP8 and FP4 values exactly, so packed keys lose nothing in the products."""
-    scores = index_scores(device, query, head_weights, cache, rows, num_visible, k)
+    scores = index_scores(device, query, head_weights, cache, rows, num_visible, k, page_rows)
     chosen = new(rows, query.shape[0], k)
-    arguments = (scores, num_visible.contiguous(), chosen, rows.shape[0], k)
+    arguments = (scores, num_visible.contiguous(), chosen, scores.shape[1], k)
     device(kernels.select_best, (query.shape[0],), *arguments, warps=8, BLOCK=SELECT_BLOCK)
     return chosen
 
 
-def index_scores(
-    device: Device, query: Tensor, head_weights: Tensor, cache: CacheRows, rows: Tensor, num_visible: Tensor, k: int
+def index_scores(  # noqa: PLR0913, PLR0917 - the arguments of index_select
+    device: Device,
+    query: Tensor,
+    head_weights: Tensor,
+    cache: CacheRows,
+    rows: Tensor,
+    num_visible: Tensor,
+    k: int,
+    page_rows: int = 1,
 ) -> Tensor:
     """Scores [T, C]; undefined where an entry is not visible or a token sees k entries at most.
 
@@ -40,12 +54,14 @@ def index_scores(
     tokens, heads, width = query.shape
     spec = cache.spec
     require(spec.width == width, f"index keys are {spec.width} wide but the query {width}.")
-    scores = new(query, tokens, rows.shape[0], dtype=torch.float32)
+    require(rows.dim() == 2 or page_rows == 1, f"rows {list(rows.shape)} are no pages of {page_rows} rows.")
+    count, line = rows.shape[-1] * page_rows, rows.shape[1] if rows.dim() == 2 else 0
+    scores = new(query, tokens, count, dtype=torch.float32)
     rest = (head_weights.contiguous(), cache.data, rows.contiguous(), num_visible.contiguous(), scores)
-    sizes = (rows.shape[0], heads, k)
-    grid = (tokens, ceil_div(rows.shape[0], BLOCK_C))
+    sizes = (count, line, heads, k)
+    grid = (tokens, ceil_div(count, BLOCK_C))
     blocks = {"BLOCK_H": min(BLOCK_H, power_of_two_at_least(heads, 16)), "BLOCK_C": BLOCK_C}
-    layout = {"WIDTH": width, "ROW_BYTES": spec.row_bytes}
+    layout = {"WIDTH": width, "ROW_BYTES": spec.row_bytes, "PAGE_ROWS": page_rows}
     if spec.format is RowFormat.FP4 and device.arch.formats["nvfp4"] == "nvfp4" and width % 64 == 0:
         codes, scales = quantise_mxfp4(device, query)
         device(kernels.score_packed, grid, codes, scales, *rest, *sizes, **layout, **blocks)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dsv4_kernels.device_weights import DeviceWeight
 from dsv4_kernels.errors import require
 from dsv4_kernels.triton_lang.device import gemm as kernels
 from dsv4_kernels.triton_lang.launch import Device, ceil_div, new, power_of_two_at_least
-from dsv4_kernels.triton_lang.weights import DeviceWeight, tokens_for
+from dsv4_kernels.triton_lang.weights import tokens_for
 
 BLOCK_N = 128  # weight rows: the row dimension of the tensor core
 FULL_GRID = 128  # programs that keep a GPU busy; fewer, and K is split

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dsv4_kernels.device_weights import DeviceWeight
 from dsv4_kernels.errors import require
 from dsv4_kernels.tensors import WeightFormat
 from dsv4_kernels.triton_lang.device import gemm as kernels
 from dsv4_kernels.triton_lang.launch import Device, ceil_div, new, power_of_two_at_least
 from dsv4_kernels.triton_lang.linear import BLOCK_N, PART_MULTIPLE, Blocks, choose_blocks
-from dsv4_kernels.triton_lang.weights import DeviceWeight, tokens_for
+from dsv4_kernels.triton_lang.weights import tokens_for
 
 SCAN = 1024  # expert ids that a program looks at together
 COMBINE_BLOCK = 1024

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from dsv4_kernels.cache import CacheRows, EntryRows, WindowRows
+from dsv4_kernels.device_weights import DeviceWeight, dense_weight, quantised_weight
+from dsv4_kernels.packing import CODE_TYPE, SCALE_TYPE
 from dsv4_kernels.rows import RowSpec
-from dsv4_kernels.tensors import CODE_TYPE, SCALE_TYPE, FoldRuns, QuantTensor, WeightFormat, code_shape, scale_shape
+from dsv4_kernels.tensors import FoldRuns, QuantTensor, WeightFormat, code_shape, scale_shape
 from dsv4_kernels.triton_lang import attention, cache, compress, hyper, index, linear, moe, route, rowwise
 from dsv4_kernels.triton_lang.arch import Arch
 from dsv4_kernels.triton_lang.device.numbers import VARIABLE
@@ -35,7 +37,6 @@ from dsv4_kernels.triton_lang.profiles import (
     WINDOW,
     Profile,
 )  # fmt: skip
-from dsv4_kernels.triton_lang.weights import DeviceWeight, dense_weight, quantised_weight
 
 DECODE_TOKENS = (1, 64)
 PREFILL_TOKENS = 2048

@@ -1,15 +1,12 @@
-"""Weights as the kernels read them, and tokens in the formats that go with them."""
+"""Tokens in the formats that go with the weights that they are multiplied by."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from dsv4_kernels.device_weights import DeviceWeight
 from dsv4_kernels.errors import require
-from dsv4_kernels.tensors import PACKED, QuantTensor, WeightFormat
 from dsv4_kernels.triton_lang.device import quantise as kernels
 from dsv4_kernels.triton_lang.launch import Device, ceil_div, new
 
@@ -17,83 +14,6 @@ FP8_GROUP = 128
 MX_GROUP = 32
 NV_GROUP = 16
 GROUPS_PER_PROGRAM = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceWeight:
-    """One matrix, or one for each of G groups or experts stacked along the rows.
-
-    Shapes: codes [G * N, K] or [G * N, K / 2]; scales as `QuantTensor` for G * N rows; alphas [G] float32, what the
-            product of group g is multiplied by (NVFP4's global scales; None is 1); token_alphas times input_scale.
-    Rule:   input_scale is NVFP4's global scale of the tokens; 0 leaves tokens in bf16 (W4A16).
-    """
-
-    format: WeightFormat
-    codes: Tensor
-    scales: Tensor
-    alphas: Tensor | None
-    num_groups: int
-    token_alphas: Tensor | None = None
-    input_scale: float = 0.0
-
-    @property
-    def num_rows(self) -> int:
-        """N, of one group."""
-        return self.codes.shape[0] // self.num_groups
-
-    @property
-    def num_columns(self) -> int:
-        """K."""
-        return self.codes.shape[1] * (2 if self.format in PACKED else 1)
-
-    def multiplied(self, device: Device) -> str:
-        """The format of `device/accumulate.py` that this architecture multiplies the weight in."""
-        kind = {WeightFormat.FP8: "fp8", WeightFormat.MXFP4: "mxfp4", WeightFormat.NVFP4: "nvfp4"}.get(self.format)
-        if kind == "nvfp4" and self.input_scale == 0.0:
-            kind = "nvfp4_a16"
-        return device.arch.formats[kind or "dense"]
-
-    def factors(self, device: Device) -> Tensor | None:
-        """What products are multiplied by: with the tokens' scale where tokens are NVFP4."""
-        return self.token_alphas if self.multiplied(device) == "nvfp4" else self.alphas
-
-
-def dense_weight(matrix: Tensor, num_groups: int = 1) -> DeviceWeight:
-    """float32 or bf16 rows [G * N, K]."""
-    is_wide = matrix.dtype == torch.float32
-    format = WeightFormat.FP32 if is_wide else WeightFormat.BF16
-    matrix = matrix.contiguous()
-    return DeviceWeight(format=format, codes=matrix, scales=matrix, alphas=None, num_groups=num_groups)
-
-
-def quantised_weight(parts: Sequence[QuantTensor], input_scale: float = 0.0, num_groups: int = 0) -> DeviceWeight:
-    """Stack the matrices of groups or experts, all of one format and shape, on the device that holds them.
-
-    Rule: num_groups may be given where one tensor holds the rows of several groups (`wo_a`).
-    """
-    first = parts[0]
-    require(
-        all(one.format is first.format and one.shape == first.shape for one in parts),
-        f"stacked weights must all be {first.format.value} {list(first.shape)}.",
-    )
-    if first.scales is None:
-        return dense_weight(torch.cat([one.codes for one in parts]), num_groups or len(parts))
-    require(
-        first.format is not WeightFormat.FP8 or first.shape[0] % (FP8_GROUP * max(1, num_groups)) == 0
-        or max(len(parts), num_groups) == 1,
-        f"stacked FP8 weights need a multiple of {FP8_GROUP} rows each but have {first.shape[0]}.",
-    )  # fmt: skip
-    is_nv = first.format is WeightFormat.NVFP4
-    globals_ = torch.tensor([one.global_scale for one in parts], dtype=torch.float32, device=first.codes.device)
-    return DeviceWeight(
-        format=first.format,
-        codes=torch.cat([one.codes for one in parts]) if len(parts) > 1 else first.codes,
-        scales=torch.cat([one.scales for one in parts if one.scales is not None]),
-        alphas=globals_ if is_nv else None,
-        token_alphas=globals_ * input_scale if is_nv else None,
-        num_groups=num_groups or len(parts),
-        input_scale=input_scale if is_nv else 0.0,
-    )
 
 
 def tokens_for(device: Device, x: Tensor, weight: DeviceWeight) -> tuple[Tensor, Tensor]:

@@ -7,10 +7,17 @@ from dsv4_kernels.triton_lang.device.numbers import VARIABLE
 from dsv4_kernels.triton_lang.device.rows import load_channels
 
 
+@triton.jit
+def entry_row(pages, entry, seen, PAGE_ROWS: tl.constexpr):
+    """The cache row of each entry, on the page that it stands on; a page may be a single row."""
+    page = tl.load(pages + entry // PAGE_ROWS, mask=seen, other=0)
+    return page * PAGE_ROWS + entry % PAGE_ROWS
+
+
 @triton.jit(do_not_specialize=VARIABLE)
-def score_entries(query, head_weights, cache, rows, num_visible, scores, num_entries, num_heads, k,
-                  FORMAT: tl.constexpr, WIDTH: tl.constexpr, ROW_BYTES: tl.constexpr, BLOCK_H: tl.constexpr,
-                  BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr, DOT: tl.constexpr):  # fmt: skip
+def score_entries(query, head_weights, cache, rows, num_visible, scores, num_entries, line_pages, num_heads, k,
+                  FORMAT: tl.constexpr, WIDTH: tl.constexpr, ROW_BYTES: tl.constexpr, PAGE_ROWS: tl.constexpr,
+                  BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr, DOT: tl.constexpr):  # fmt: skip
     """Scores of BLOCK_C entries for one token. Entries stand on the left: they fill the tensor core's 128 rows.
 
     Blocks that are not visible, and tokens that see k entries at most, are left out: `select_best` does not read them.
@@ -21,7 +28,7 @@ def score_entries(query, head_weights, cache, rows, num_visible, scores, num_ent
     if (first < visible) & (visible > k):
         entry = first + tl.arange(0, BLOCK_C)
         seen = entry < visible
-        row = tl.load(rows + entry, mask=seen, other=0)
+        row = entry_row(rows + token * line_pages, entry, seen, PAGE_ROWS)
         d = tl.arange(0, BLOCK_D)
         keys = load_channels(cache + row * ROW_BYTES, seen, 0, BLOCK_D, FORMAT, WIDTH, 0).to(DOT)
         total = tl.zeros([BLOCK_C], tl.float32)
@@ -36,9 +43,9 @@ def score_entries(query, head_weights, cache, rows, num_visible, scores, num_ent
 
 
 @triton.jit(do_not_specialize=VARIABLE)
-def score_packed(query, query_scales, head_weights, cache, rows, num_visible, scores, num_entries, num_heads, k,
-                 WIDTH: tl.constexpr, ROW_BYTES: tl.constexpr, BLOCK_H: tl.constexpr,
-                 BLOCK_C: tl.constexpr):  # fmt: skip
+def score_packed(query, query_scales, head_weights, cache, rows, num_visible, scores, num_entries, line_pages,
+                 num_heads, k, WIDTH: tl.constexpr, ROW_BYTES: tl.constexpr, PAGE_ROWS: tl.constexpr,
+                 BLOCK_H: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
     """As `score_entries`, with query [T, H, WIDTH / 2] and keys in FP4: the tensor core multiplies e2m1 by e2m1."""
     token = tl.program_id(0).to(tl.int64)
     visible = tl.load(num_visible + token)
@@ -46,7 +53,7 @@ def score_packed(query, query_scales, head_weights, cache, rows, num_visible, sc
     if (first < visible) & (visible > k):
         entry = first + tl.arange(0, BLOCK_C)
         seen = entry < visible
-        start = cache + tl.load(rows + entry, mask=seen, other=0) * ROW_BYTES
+        start = cache + entry_row(rows + token * line_pages, entry, seen, PAGE_ROWS) * ROW_BYTES
         half, part = tl.arange(0, WIDTH // 2), tl.arange(0, WIDTH // 32)
         keys = tl.load(start[:, None] + half[None, :], mask=seen[:, None], other=0)
         key_scales = tl.load(start[:, None] + WIDTH // 2 + part[None, :], mask=seen[:, None], other=0)

@@ -6,7 +6,7 @@ import triton.language as tl
 # What differs from step to step: no kernel is compiled anew because one of these is 1 or a multiple of 16.
 VARIABLE = (
     "num_slots", "num_tokens", "num_rows", "num_groups", "num_blocks", "num_parts", "num_runs", "num_entries", "size",
-    "distance", "split_y", "blocks_per_split", "tiles_per_split", "num_splits",
+    "distance", "split_y", "blocks_per_split", "tiles_per_split", "num_splits", "line_pages",
 )  # fmt: skip
 
 
