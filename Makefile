@@ -51,8 +51,9 @@ test-ci: setup ## Heavier tests on the real server
 test-full: setup ## The slow tests, alone; their result goes to tests/results/test-full.txt
 	@mkdir -p tests/results; set -o pipefail; $(PYTEST) -m slow -v --color=no 2>&1 | grep -v '^rootdir' | tee tests/results/test-full.txt
 
-test-gpu: setup ## Every GPU kernel against its reference, on the GPU that is here
-	@DSV4_TEST_GPU=1 $(PYTEST) -m "not slow" $(filter-out %/test_triton_pairs.py,$(wildcard tests/kernels/test_triton_*.py))
+test-gpu: setup ## Every GPU kernel against its reference, and the engine against the CPU's, on the GPU that is here
+	@DSV4_TEST_GPU=1 $(PYTEST) -m "not slow" $(filter-out %/test_triton_pairs.py,$(wildcard tests/kernels/test_triton_*.py)) \
+	  tests/runner/test_gpu_engine.py
 
 test-agents: setup ## openai-node, the NeMo Agent Toolkit and OpenClaw on the real server (npm, network, 1.2 GB in build/cache)
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/agents/main.py
@@ -74,8 +75,9 @@ format: setup ## Format the sources
 bench: setup ## Measure the figures of the README
 	@$(BIN)/python build/bench/run.py
 
-bench-gpu: setup ## Measure the GPU kernels at the shapes of Flash, on the GPU that is here
+bench-gpu: setup ## Measure the GPU kernels at the shapes of Flash, and whole steps, on the GPU that is here
 	@$(BIN)/python build/bench/gpu_kernels.py --out build/bench/results/gpu/kernels.json
+	@$(BIN)/python build/bench/gpu_engine.py --folder build/cache/bench
 
 image: setup ## Build the NIM-style image (BASE_IMAGE=…: on that base; default: a Debian base that is made here)
 	@$(BIN)/python build/image/main.py build --tag $(IMAGE) $(if $(BASE_IMAGE),--base-image "$(BASE_IMAGE)" --python "$(BASE_PYTHON)")

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from dsv4_kernels.dispatch import bind
 from dsv4_kernels.memory import keep_freed_memory
+from dsv4_kernels.placement import HOST
 from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
@@ -25,12 +26,16 @@ from dsv4_backend.checkpoint.load import Checkpoint  # noqa: E402
 from dsv4_backend.checkpoint.names import model_weights  # noqa: E402
 from dsv4_backend.checkpoint.write import LayoutName, WriteOptions, with_layout, write_checkpoint  # noqa: E402
 from dsv4_backend.config import CacheFormat, ServingConfig  # noqa: E402
-from dsv4_backend.kv.layout import KINDS, make_layout  # noqa: E402
+from dsv4_backend.kv.layout import BLOCK, KINDS, STATE, make_layout  # noqa: E402
 from dsv4_backend.kv.manager import CacheManager, CacheRules  # noqa: E402
 from dsv4_backend.model import StepInputs, Transformer  # noqa: E402
 from dsv4_backend.records import PlanRow, SamplingParams, SequenceStart, StepPlan  # noqa: E402
 from dsv4_backend.runner.cache import RankCache  # noqa: E402
+from dsv4_backend.runner.graphs import DecodeGraphs, Recorder  # noqa: E402
 from dsv4_backend.runner.inputs import InputBuilder  # noqa: E402
+from dsv4_backend.runner.padding import Padding  # noqa: E402
+from dsv4_backend.runner.target import Target  # noqa: E402
+from dsv4_backend.runner.upload import Upload  # noqa: E402
 
 VOCAB_SIZE = 8192
 SHAPES: dict[str, dict[str, object]] = {
@@ -92,12 +97,13 @@ def num_parameters(target: Path) -> int:
     return sum(weight.num_parameters for weight in model_weights(opened.config, opened.layout))
 
 
-def load_model(target: Path) -> Transformer:
-    """The model on the CPU's table of operators, with the numerics of the settings' default."""
+def load_model(target: Path, place: Target | None = None) -> Transformer:
+    """The model with the numerics of the settings' default, on the CPU's operators or what `place` names."""
     keep_freed_memory()  # as a rank's process does, like the collector's freeze below
-    opened = Checkpoint.open(target)
+    opened, place = Checkpoint.open(target), place or Target(bind("cpu"), HOST)
+    numerics = ServingConfig(checkpoint=str(target)).numerics
     with opened.source() as source:
-        model = Transformer.load(opened.config, source, bind("cpu"), ServingConfig(checkpoint=str(target)).numerics)
+        model = Transformer.load(opened.config, source, place.ops, numerics, place.placement)
         source.finish()
     gc.collect()
     gc.freeze()
@@ -107,22 +113,40 @@ def load_model(target: Path) -> Transformer:
 class Streams:
     """Sequences that are stepped together. Tokens are chosen greedily by the caller, or given."""
 
-    def __init__(self, model: Transformer, num_tokens: int, num_streams: int, cache_format: CacheFormat) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        num_tokens: int,
+        num_streams: int,
+        cache_format: CacheFormat,
+        recorder: Recorder | None = None,
+    ) -> None:
+        """recorder: decode steps are recorded and replayed."""
         self.model = model
         layout = make_layout(model.config, cache_format, 0)
         places = dict.fromkeys(KINDS, num_streams * (num_tokens // 128 + 2))
         self.manager = CacheManager(CacheRules(device=places))
-        self.cache = RankCache(layout, places)
+        device = model.placement.device
+        self.cache, self.upload = RankCache(layout, places, device=device, num_spare=1), Upload(device)
         self.builder = InputBuilder(model.config, layout)
+        padding = Padding(self.builder, layout, places[BLOCK], places[STATE])
+        self.graphs = DecodeGraphs(model, self.cache, padding, (), recorder) if recorder else None
         self.done: dict[int, int] = {}
         self.num_steps = 0
 
     def step(self, tokens: Mapping[int, list[int]]) -> Tensor:
         """Compute the given tokens of each sequence and return the logits of each one's last. Shapes: [S, V]."""
-        return self.model.forward(self.inputs(tokens), self.cache)
+        plan = self._plan(tokens)
+        inputs = self.builder.build(plan)
+        if self.graphs is not None and (replayed := self.graphs.run(inputs, plan)) is not None:
+            return replayed[1]
+        return self.model.forward(self.upload(inputs), self.cache)
 
     def inputs(self, tokens: Mapping[int, list[int]]) -> StepInputs:
-        """Plan one step and build its tensors."""
+        """Plan one step and build its tensors, on the host."""
+        return self.builder.build(self._plan(tokens))
+
+    def _plan(self, tokens: Mapping[int, list[int]]) -> StepPlan:
         starts = tuple(
             SequenceStart(
                 sequence_id=each,
@@ -134,9 +158,8 @@ class Streams:
             if each not in self.done
         )
         rows = tuple(self._row(each, ids) for each, ids in tokens.items())
-        plan = StepPlan(step=self.num_steps, rows=rows, starts=starts)
         self.num_steps += 1
-        return self.builder.build(plan)
+        return StepPlan(step=self.num_steps - 1, rows=rows, starts=starts)
 
     def _row(self, sequence_id: int, tokens: list[int]) -> PlanRow:
         start = self.done.get(sequence_id, 0)

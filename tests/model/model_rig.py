@@ -14,6 +14,7 @@ from dsv4_backend.model import EntrySelector, Transformer
 from dsv4_backend.records import PlanRow, SamplingParams, SequenceStart, StepPlan
 from dsv4_backend.runner.cache import RankCache
 from dsv4_backend.runner.inputs import InputBuilder
+from dsv4_backend.runner.upload import Upload
 
 
 class Driver:
@@ -32,7 +33,8 @@ class Driver:
         layout = make_layout(model.config, cache_format, max_drafts)
         places = dict.fromkeys(KINDS, num_pages)
         self.manager = CacheManager(CacheRules(device=places))
-        self.cache = RankCache(layout, places)
+        device = model.placement.device
+        self.cache, self.upload = RankCache(layout, places, device=device, num_spare=1), Upload(device)
         self.builder = InputBuilder(model.config, layout)
         self.tokens: dict[int, Sequence[int]] = {}
         self.done: dict[int, int] = {}
@@ -59,7 +61,7 @@ class Driver:
         plan = StepPlan(step=self.num_steps, rows=rows, starts=tuple(starts), finished=tuple(self.finished))
         self.finished = []
         inputs = self.builder.build(plan)
-        logits = self.model.forward(inputs, self.cache, self.selector)
+        logits = self.model.forward(self.upload(inputs), self.cache, self.selector)
         for row, (begin, end) in zip(rows, inputs.logit_spans, strict=True):
             self.logits[row.sequence_id].append(logits[begin:end])
             self.done[row.sequence_id] += len(row.token_ids)

@@ -41,6 +41,7 @@ from dsv4_kernels.triton_lang.profiles import (
 DECODE_TOKENS = (1, 64)
 PREFILL_TOKENS = 2048
 CONTEXT = 65_536
+PAGE_TOKENS = 128
 BF16 = torch.bfloat16
 TYPES = {
     torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.uint8: "*u8", torch.float8_e4m3fn: "*fp8e4nv",
@@ -201,13 +202,14 @@ def _sparse(p: Profile, tokens: int) -> Iterator[tuple[str, Callable[[Device], o
     index_query = empty(tokens, INDEX_HEADS, INDEX_DIM)
     weights = empty(tokens, INDEX_HEADS)
     visible = torch.full((tokens,), CONTEXT // CSA_RATIO)
+    count, page_rows = CONTEXT // CSA_RATIO, PAGE_TOKENS // CSA_RATIO
     for spec in INDEX_KEYS:
-        rows = numbers(CONTEXT // CSA_RATIO, CONTEXT // CSA_RATIO)
-        keys = rows_of(spec, rows.shape[0])
-        yield (
-            f"index_select {spec.format.value}",
-            _call(index.index_select, index_query, weights, keys, rows, visible, p.index_topk),
-        )
+        keys, name = rows_of(spec, count), f"index_select {spec.format.value}"
+        given: tuple[Any, ...] = (index_query, weights, keys, numbers(count, count), visible, p.index_topk)
+        if tokens in DECODE_TOKENS:  # a padded step: each token with the pages of its sequence
+            pages = numbers(count // page_rows, tokens, count // page_rows)
+            given = (index_query, weights, keys, pages, visible, p.index_topk, page_rows)
+        yield name, _call(index.index_select, *given)
 
 
 def _experts(p: Profile, tokens: int) -> Iterator[tuple[str, Callable[[Device], object]]]:
