@@ -152,6 +152,9 @@ class SequenceStart:
     constraint: Constraint | None = None
 
 
+CHOSEN_BEFORE = -1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRow:
     """One sequence's share of a step: compute tokens [start, start + len(token_ids)).
@@ -165,6 +168,8 @@ class PlanRow:
           even told of the row's tokens.
           num_written is how many positions were ever written, if a step before went further than `start` and its last
           tokens were taken back (at most the layout's max_drafts).
+          A token CHOSEN_BEFORE stands for what the rank chooses for the sequence in the step before, which was running
+          when this one was planned. Where that ended the sequence, the row's result is not looked at.
     """
 
     sequence_id: int

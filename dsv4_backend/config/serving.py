@@ -97,6 +97,7 @@ class ServingConfig:
            disk_cache names a folder where kept beginnings outlive the server, in at most disk_cache_gb (10^9 bytes).
            the drafter proposes up to max_drafts tokens per sequence and step while at most max_draft_sequences run;
            they change no answer, and cost rows of every window.
+           overlap: where a step can be planned while the one before it still runs, it is.
            cuda_graphs: on a GPU, decode steps are recorded once per bucket of tokens and context, and replayed.
            prompt plus answer never exceed min(context_tokens, the model's positions).
            request_time_limit_s is the idle limit: it bounds a request whose client is gone but cannot be seen
@@ -106,6 +107,7 @@ class ServingConfig:
     checkpoint: str = ""
     executor: ExecutorKind = ExecutorKind.RANKS
     device: DeviceKind = DeviceKind.AUTO
+    overlap: bool = True
     cuda_graphs: bool = True
     numerics: Numerics = Numerics.TRAINED
     max_step_tokens: int = 512

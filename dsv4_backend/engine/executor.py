@@ -13,8 +13,14 @@ class Executor(Protocol):
     def start(self) -> None:
         """Bring the ranks up, weights loaded. Raises: CheckpointError, ConfigError, ExecutorLostError."""
 
-    def execute(self, plan: StepPlan) -> StepResult:
-        """Run one step. Raises: ExecutorLostError when a rank is gone; then all ranks have forgotten everything."""
+    def begin(self, plan: StepPlan) -> None:
+        """Give the ranks one more step; it follows those that were begun and not finished.
+
+        Raises: ExecutorLostError when a rank is gone; then all ranks have forgotten everything.
+        """
+
+    def finish(self) -> StepResult:
+        """Wait for the oldest step that was begun. Raises: ExecutorLostError as `begin` does."""
 
     def restart(self) -> None:
         """Replace lost ranks. Raises: ExecutorLostError when that fails."""

@@ -39,6 +39,7 @@ class StepLoop:
         self._rules = rules
         self._metrics = metrics
         self._max_restarts = max_restarts
+        self._begun: StepPlan | None = None
         self._clock = clock
         self._streams: dict[str, Stream] = {}
         self._is_rank_lost = False
@@ -49,7 +50,7 @@ class StepLoop:
     @property
     def has_work(self) -> bool:
         """Whether a turn would do something."""
-        return bool(self._streams) or self._scheduler.has_saves
+        return bool(self._streams) or self._begun is not None or self._scheduler.has_saves
 
     def add(self, sequence: Sequence, sink: ChunkSink) -> None:
         """Begin a stream for an admitted request."""
@@ -64,20 +65,22 @@ class StepLoop:
             self._end(stream, FinishReason.CANCELLED)
 
     def turn(self, now_s: float) -> None:
-        """Run one step."""
+        """Finish one step: the one that was begun in the turn before, or a new one."""
         self._expire(now_s)
         if self._is_rank_lost:
             self._restart_ranks()
-        plan = None if self._is_rank_lost else self._scheduler.plan(now_s)
-        if plan is not None:
-            self._step(plan)
+        if not self._is_rank_lost:
+            begun, self._begun = self._begun, None
+            plan = begun or self._scheduler.plan(now_s)
+            if plan is not None:
+                self._step(plan, is_begun=begun is not None)
         if now_s >= self._next_report_s or not self._streams:
             self._next_report_s = now_s + REPORT_EVERY_S
             self._report()
 
     def fail_all(self, message: str) -> None:
         """End every request with an in-band error and start from nothing; the next turn replaces the ranks."""
-        self._is_rank_lost = True
+        self._is_rank_lost, self._begun = True, None
         streams, self._streams = self._streams, {}
         self._scheduler.clear()
         for stream in streams.values():
@@ -91,17 +94,27 @@ class StepLoop:
         if ids != set(self._streams):
             raise AssertionError(f"streams {sorted(self._streams)} but sequences {sorted(ids)}")
 
-    def _step(self, plan: StepPlan) -> None:
+    def _step(self, plan: StepPlan, *, is_begun: bool) -> None:
+        """Run a step to its end, and begin the one after it while it runs, where that can be planned.
+
+        Rule: what ended since a step was begun is passed over; the ranks compute it for nobody.
+        """
         by_id = {stream.sequence.id: stream for stream in self._streams.values()}
         start_s = self._clock()
         for row in plan.rows:
-            by_id[row.sequence_id].note_step(start_s)
+            if row.sequence_id in by_id:
+                by_id[row.sequence_id].note_step(start_s)
         for start in plan.starts:
             sequence = by_id[start.sequence_id].sequence
             if sequence.is_first_start:
                 self._metrics.count("dsv4_cached_tokens_total", sequence.usage.num_cached_tokens)
         try:
-            result = self._executor.execute(plan)
+            if not is_begun:
+                self._executor.begin(plan)
+            if after := self._scheduler.plan_after(plan):
+                self._executor.begin(after)
+                self._begun = after
+            result = self._executor.finish()
         except ExecutorLostError as error:
             self._lose_ranks(plan, str(error))
             return
@@ -130,7 +143,7 @@ class StepLoop:
     def _lose_ranks(self, plan: StepPlan, why: str) -> None:
         """A rank is gone: everybody running starts over, but for those that were there too often."""
         _log.warning("a rank was lost and is replaced: %s", why)
-        self._is_rank_lost = True
+        self._is_rank_lost, self._begun = True, None
         streams = {stream.sequence.id: stream for stream in self._streams.values()}
         for sequence in self._scheduler.lose_ranks(plan.step):
             if sequence.num_restarts > self._max_restarts:

@@ -73,13 +73,14 @@ class RankExecutor:
         except ConfigError as error:
             raise ExecutorLostError(f"the checkpoint cannot be loaded any more: {error}") from error
 
-    def execute(self, plan: StepPlan) -> StepResult:
-        """Send the plan to every rank; the first one's results count. Raises: ExecutorLostError."""
-        if not self._ranks:
-            raise ExecutorLostError("no rank is running.")
-        for rank in self._ranks:
+    def begin(self, plan: StepPlan) -> None:
+        """Send the plan to every rank. Raises: ExecutorLostError."""
+        for rank in self._living():
             rank.send(plan)
-        results = [rank.receive_result(self._config.step_timeout_s) for rank in self._ranks]
+
+    def finish(self) -> StepResult:
+        """Wait for every rank's result; the first one's counts. Raises: ExecutorLostError."""
+        results = [rank.receive_result(self._config.step_timeout_s) for rank in self._living()]
         return results[0]
 
     def close(self) -> None:
@@ -87,6 +88,11 @@ class RankExecutor:
         with self._lock:
             self._is_closed = True
         self._stop_ranks()
+
+    def _living(self) -> list[_RankProcess]:
+        if not self._ranks:
+            raise ExecutorLostError("no rank is running.")
+        return self._ranks
 
     def _stop_ranks(self) -> None:
         with self._lock:

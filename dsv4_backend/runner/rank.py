@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,7 +21,16 @@ from dsv4_backend.kv.manager import cache_rules
 from dsv4_backend.kv.resolve import layout_of, resolve
 from dsv4_backend.model.step import StepInputs
 from dsv4_backend.model.transformer import Computed, Transformer
-from dsv4_backend.records import Constraint, PlanRow, RowResult, SequenceStart, StepPlan, StepResult, TokenLogprob
+from dsv4_backend.records import (
+    CHOSEN_BEFORE,
+    Constraint,
+    PlanRow,
+    RowResult,
+    SequenceStart,
+    StepPlan,
+    StepResult,
+    TokenLogprob,
+)
 from dsv4_backend.runner.cache import RankCache
 from dsv4_backend.runner.disk import DiskStore
 from dsv4_backend.runner.drafting import DraftModel, DraftRow, load_draft_model
@@ -162,6 +172,7 @@ class Rank:
         if not plan.rows:
             self._inputs.tables.apply(plan)
             return StepResult(step=plan.step, rows=(), damaged=damaged, compiling=self._compiling())
+        plan = self._filled(plan)
         inputs = self._inputs.build(plan)
         computed, logits = self._compute(inputs, plan)
         chosen = self._choose(plan, logits, inputs.logit_spans)
@@ -171,6 +182,18 @@ class Rank:
             for row, (first, last) in zip(plan.rows, inputs.logit_spans, strict=True)
         )
         return StepResult(step=plan.step, rows=tuple(rows), damaged=damaged, compiling=self._compiling())
+
+    def _filled(self, plan: StepPlan) -> StepPlan:
+        """Put in what was chosen since the step was planned; any token where nothing could be."""
+        if all(CHOSEN_BEFORE not in row.token_ids for row in plan.rows):
+            return plan
+        rows = []
+        for row in plan.rows:
+            known = self._states[row.sequence_id].token_ids
+            chosen = known[row.start] if row.start < len(known) else 0
+            ids = tuple(chosen if token_id == CHOSEN_BEFORE else token_id for token_id in row.token_ids)
+            rows.append(replace(row, token_ids=ids))
+        return replace(plan, rows=tuple(rows))
 
     def _compute(self, inputs: StepInputs, plan: StepPlan) -> tuple[Computed, Tensor]:
         """Run the model, by what was recorded where the step has a recorded shape. Shapes: logits [L, V]."""

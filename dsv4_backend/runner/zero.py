@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 
 from dsv4_backend.records import PlanRow, RowResult, SequenceStart, StepPlan, StepResult, TokenLogprob
 
@@ -12,6 +13,7 @@ class ZeroExecutor:
 
     def __init__(self) -> None:
         self._prompts: dict[int, tuple[int, ...]] = {}
+        self._begun: deque[StepPlan] = deque()
 
     def start(self) -> None:
         """Nothing to load."""
@@ -19,12 +21,18 @@ class ZeroExecutor:
     def restart(self) -> None:
         """Forget all sequences, as a lost rank would."""
         self._prompts.clear()
+        self._begun.clear()
 
     def close(self) -> None:
         """Nothing to stop."""
 
-    def execute(self, plan: StepPlan) -> StepResult:
-        """Run one step: position p gets prompt token (p mod prompt length)."""
+    def begin(self, plan: StepPlan) -> None:
+        """Take a step in."""
+        self._begun.append(plan)
+
+    def finish(self) -> StepResult:
+        """Run the oldest step that was taken in: position p gets prompt token (p mod prompt length)."""
+        plan = self._begun.popleft()
         time.sleep(0)  # as waiting for a rank does, let the other threads have the interpreter
         for sequence_id in plan.finished:
             self._prompts.pop(sequence_id, None)

@@ -13,6 +13,7 @@ from dsv4_backend.config import Drafter, ServingConfig
 from dsv4_backend.config.model import PAGE_TOKENS
 from dsv4_backend.kv.manager import CacheManager
 from dsv4_backend.records import PageGrant, PlanRow, StepPlan, StepResult
+from dsv4_backend.scheduler.ahead import is_certain, row_after
 from dsv4_backend.scheduler.budget import chunk_tokens, fair_shares
 from dsv4_backend.scheduler.queue import WaitingQueue, is_starving
 from dsv4_backend.scheduler.sequence import Sequence
@@ -105,7 +106,7 @@ class Scheduler:
         for sequence in self._running:
             self._cache.release(sequence.id)
             sequence.forget_cache()
-        blamed = tuple(item for item in self._running if step is not None and item.last_step == step)
+        blamed = tuple(item for item in self._running if step is not None and item.last_step >= step)
         for sequence in blamed:
             sequence.num_restarts += 1
         return blamed
@@ -113,21 +114,28 @@ class Scheduler:
     def plan(self, now_s: float) -> StepPlan | None:
         """Choose the next step; None when there is nothing to compute."""
         self._admit(now_s)
-        candidates = self._candidates()
-        decoding = [item for item in candidates if not item.is_prefilling]
-        self._has_drafts = len(candidates) <= self._config.max_draft_sequences
-        rows = [row for item in decoding if item in self._running and (row := self._row(item, 1))]
-        budget = self._config.max_step_tokens - sum(len(row.token_ids) for row in rows)
-        prefills = sorted((item for item in candidates if item.is_prefilling), key=lambda item: item.last_step)
-        for item, share in zip(prefills, fair_shares((item.num_pending for item in prefills), budget), strict=True):
-            if share and item in self._running:
-                row = self._row(item, self._chunk(item, share))
-                rows.extend([row] if row else [])
-        alive = {item.id: item for item in self._running}
-        rows = [row for row in rows if row.sequence_id in alive]  # a later row may have preempted an earlier one
+        rows = self._rows() or self._rows()  # again where all that were ready have given their pages back
         if not rows and not self._cache.has_saves:
             return None
-        return self._seal(rows, alive)
+        return self._seal(rows, {item.id: item for item in self._running})
+
+    def plan_after(self, plan: StepPlan) -> StepPlan | None:
+        """Choose the step behind one that is still running: the same sequences, each with the token that it gets there.
+
+        Rule: None unless `ahead.is_certain` for all of them, nobody waits, and nothing is saved in between.
+        """
+        if not self._config.overlap:
+            return None
+        has_newcomers = bool(self._waiting.sequences()) and not self._is_full
+        has_news = has_newcomers or plan.starts or self._compiling or self._cache.has_saves
+        may_draft = self._config.drafter is not Drafter.NONE and self._has_drafts
+        alive = {item.id: item for item in self._running}
+        if has_news or may_draft or {row.sequence_id for row in plan.rows} != set(alive):
+            return None
+        if not all(is_certain(row, alive[row.sequence_id], self._config.max_drafts) for row in plan.rows):
+            return None
+        rows = [after for row in plan.rows if (after := row_after(row, alive[row.sequence_id]))]
+        return self._seal(rows, alive) if rows else None
 
     def commit(self, plan: StepPlan, result: StepResult) -> list[Advance]:
         """Take over a step's results: caches are longer by its rows, sampled tokens are appended."""
@@ -212,6 +220,21 @@ class Scheduler:
         suspects = [item for item in self._running if item.num_restarts >= SUSPECT_RESTARTS]
         ready = [item for item in self._running if item.id not in self._compiling or item.num_pending > 1]
         return tuple(suspects[:1] or ready or self._running)
+
+    def _rows(self) -> list[PlanRow]:
+        """Rows of the candidates, as far as pages last."""
+        candidates = self._candidates()
+        decoding = [item for item in candidates if not item.is_prefilling]
+        self._has_drafts = len(candidates) <= self._config.max_draft_sequences
+        rows = [row for item in decoding if item in self._running and (row := self._row(item, 1))]
+        budget = self._config.max_step_tokens - sum(len(row.token_ids) for row in rows)
+        prefills = sorted((item for item in candidates if item.is_prefilling), key=lambda item: item.last_step)
+        for item, share in zip(prefills, fair_shares((item.num_pending for item in prefills), budget), strict=True):
+            if share and item in self._running:
+                row = self._row(item, self._chunk(item, share))
+                rows.extend([row] if row else [])
+        alive = {item.id for item in self._running}
+        return [row for row in rows if row.sequence_id in alive]  # a later row may have preempted an earlier one
 
     def _chunk(self, sequence: Sequence, share: int) -> int:
         """Return how many tokens of a prefill to compute: up to an edge first where what is computed can be kept.

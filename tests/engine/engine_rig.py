@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,7 +15,17 @@ from dsv4_backend.engine.stream import StreamRules
 from dsv4_backend.errors import ExecutorLostError
 from dsv4_backend.kv.manager import CacheManager, cache_rules
 from dsv4_backend.metrics import NullMetrics
-from dsv4_backend.records import Chunk, Limits, Prompt, Request, RowResult, SamplingParams, StepPlan, StepResult
+from dsv4_backend.records import (
+    CHOSEN_BEFORE,
+    Chunk,
+    Limits,
+    Prompt,
+    Request,
+    RowResult,
+    SamplingParams,
+    StepPlan,
+    StepResult,
+)
 from dsv4_backend.scheduler.reasoning import ThinkTokens
 from dsv4_backend.scheduler.scheduler import Scheduler
 
@@ -37,6 +48,9 @@ class ScriptedExecutor:
 
     def __init__(self) -> None:
         self.tokens: dict[int, list[int]] = {}
+        self.chosen: dict[int, int] = {}
+        self.begun: deque[StepPlan] = deque()
+        self.most_begun = 0
         self.num_steps = 0
         self.num_restarts = 0
         self.fail_at: set[int] = set()
@@ -55,12 +69,18 @@ class ScriptedExecutor:
         if self.fail_restart:
             raise ExecutorLostError("no memory left")
         self.tokens.clear()
+        self.begun.clear()
 
     def close(self) -> None:
         self.is_closed = True
         self.gate.set()
 
-    def execute(self, plan: StepPlan) -> StepResult:
+    def begin(self, plan: StepPlan) -> None:
+        self.begun.append(plan)
+        self.most_begun = max(self.most_begun, len(self.begun))
+
+    def finish(self) -> StepResult:
+        plan = self.begun.popleft()
         assert self.gate.wait(WAIT_S)
         self.num_steps += 1
         if self.num_steps in self.fail_at or self.fail_when(plan):
@@ -76,7 +96,10 @@ class ScriptedExecutor:
             known = self.tokens[row.sequence_id]
             assert len(known) == row.start
             known.extend(row.token_ids)
+            if known[-1] == CHOSEN_BEFORE:
+                known[-1] = self.chosen[row.sequence_id]
             token = row.forced_token_id if row.forced_token_id is not None else next_token(tuple(known))
+            self.chosen[row.sequence_id] = token
             sampled = (token,) if row.is_sampled else ()
             rows.append(
                 RowResult(sequence_id=row.sequence_id, token_ids=sampled, error=self.row_error.get(row.sequence_id, ""))

@@ -216,3 +216,18 @@ def test_the_end_of_thinking_is_forced_by_the_budget(rig: Rig) -> None:
     sink = Collected()
     rig.engine.submit(Request(id="t", prompt=prompt), sink)
     assert sink.wait().token_ids[3] == 201
+
+
+def test_a_step_is_begun_while_another_runs_and_the_answer_stays_the_same() -> None:
+    answers, most = [], []
+    for overlap in (False, True):
+        rig = make_rig(overlap=overlap)
+        rig.executor.gate.clear()
+        rig.engine.start()
+        sinks = [rig.submit(f"r{number}", num_prompt=3 + number, max_tokens=40) for number in range(3)]
+        rig.executor.gate.set()
+        answers.append([sink.wait().token_ids for sink in sinks])
+        most.append(rig.executor.most_begun)
+        rig.engine.close()
+    assert answers[0] == answers[1] == [expected_tokens(3 + number, 40) for number in range(3)]
+    assert most == [1, 2]

@@ -66,3 +66,14 @@ def test_prompt_logprobs_do_not_depend_on_chunks(random_checkpoint: Path) -> Non
     first, second = (item.chunks[0].prompt_logprobs for item in found)
     assert [entry.token_id for entry in first] == list(ids[1:])
     assert first == second
+
+
+def test_steps_that_were_planned_ahead_change_no_bit(random_checkpoint: Path) -> None:
+    items = [prompt(3 + 40 * salt, salt=salt, max_tokens=12 + 30 * salt, temperature=0.8) for salt in range(4)]
+    answers = []
+    for overlap in (False, True):
+        with open_engine(random_checkpoint, overlap=overlap, cache_tokens=4096) as engine:
+            answers.append(answer_together(engine, items))
+    for plain, ahead in zip(*answers, strict=True):
+        assert plain.token_ids == ahead.token_ids
+        assert plain.logprobs == ahead.logprobs

@@ -128,7 +128,7 @@ def test_a_closed_executor_runs_nothing(random_checkpoint: Path) -> None:
     executor.start()
     executor.close()
     with pytest.raises(ExecutorLostError):
-        executor.execute(StepPlan(step=1, rows=()))
+        executor.begin(StepPlan(step=1, rows=()))
 
 
 def test_an_expired_request_ends_while_others_go_on(served: Served) -> None:

@@ -307,6 +307,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler = _scheduler(cache_tokens=640, max_sequences=3, host_cache_tokens=512, max_host_snapshots=3)
         self.num_added = 0
         self.on_rank: dict[int, int] = {}
+        self.begun: StepPlan | None = None
 
     @precondition(lambda self: len(self.scheduler.sequences) < 6)
     @rule(num_prompt=st.integers(1, 400), priority=st.integers(0, 2), text=st.integers(0, 1), is_bound=st.booleans())
@@ -324,10 +325,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.add(sequence)
 
     @precondition(lambda self: self.scheduler.sequences)
-    @rule(is_compiling=st.booleans())
-    def step(self, is_compiling: bool) -> None:
-        plan = self.scheduler.plan(0.0)
+    @rule(is_compiling=st.booleans(), may_overlap=st.booleans())
+    def step(self, is_compiling: bool, may_overlap: bool) -> None:
+        plan = self.begun or self.scheduler.plan(0.0)
         assert plan is not None, "sequences are admitted but nothing is planned"
+        self.begun = self.scheduler.plan_after(plan) if may_overlap else None
         assert sum(len(row.token_ids) for row in plan.rows) <= 256
         for sequence_id in plan.finished:
             del self.on_rank[sequence_id]
@@ -354,6 +356,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def lose_ranks(self) -> None:
         self.scheduler.lose_ranks()
         self.on_rank.clear()
+        self.begun = None
 
     @invariant()
     def books_are_right(self) -> None:
