@@ -26,7 +26,7 @@ class ExecutorKind(str, Enum):
 
 
 class DeviceKind(str, Enum):
-    """What ranks compute on. AUTO: a GPU where torch sees one, else the CPU."""
+    """What ranks compute on. AUTO: a GPU that the kernels are for, where torch sees one, else the CPU."""
 
     AUTO = "auto"
     CPU = "cpu"
@@ -106,7 +106,7 @@ class ServingConfig:
 
     checkpoint: str = ""
     executor: ExecutorKind = ExecutorKind.RANKS
-    device: DeviceKind = DeviceKind.AUTO
+    device: DeviceKind = DeviceKind.CPU
     overlap: bool = True
     cuda_graphs: bool = True
     numerics: Numerics = Numerics.TRAINED
