@@ -72,12 +72,14 @@ check: setup ## Format, lint, strict types, layers and sizes
 format: setup ## Format the sources
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-bench: setup ## Measure the figures of the README
+bench: setup ## Measure the figures of the README, and on this CPU each operator and whole steps (40 minutes)
 	@$(BIN)/python build/bench/run.py
+	@$(BIN)/python build/bench/cpu_ops.py
+	@$(BIN)/python build/bench/engine.py --folder build/cache/bench
 
 bench-gpu: setup ## Measure the GPU kernels at the shapes of Flash, and whole steps, on the GPU that is here
 	@$(BIN)/python build/bench/gpu_kernels.py --out build/bench/results/gpu/kernels.json
-	@$(BIN)/python build/bench/gpu_engine.py --folder build/cache/bench
+	@$(BIN)/python build/bench/engine.py --device cuda --folder build/cache/bench
 
 image: setup ## Build the NIM-style image (BASE_IMAGE=…: on that base; default: a Debian base that is made here)
 	@$(BIN)/python build/image/main.py build --tag $(IMAGE) $(if $(BASE_IMAGE),--base-image "$(BASE_IMAGE)" --python "$(BASE_PYTHON)")

@@ -25,7 +25,7 @@ from random_checkpoint import config_values  # noqa: E402 - build/ is no package
 from dsv4_backend.checkpoint.load import Checkpoint  # noqa: E402
 from dsv4_backend.checkpoint.names import model_weights  # noqa: E402
 from dsv4_backend.checkpoint.write import LayoutName, WriteOptions, with_layout, write_checkpoint  # noqa: E402
-from dsv4_backend.config import CacheFormat, ServingConfig  # noqa: E402
+from dsv4_backend.config import CacheFormat, LayerKind, ServingConfig  # noqa: E402
 from dsv4_backend.kv.layout import BLOCK, KINDS, STATE, make_layout  # noqa: E402
 from dsv4_backend.kv.manager import CacheManager, CacheRules  # noqa: E402
 from dsv4_backend.model import StepInputs, Transformer  # noqa: E402
@@ -145,6 +145,25 @@ class Streams:
     def inputs(self, tokens: Mapping[int, list[int]]) -> StepInputs:
         """Plan one step and build its tensors, on the host."""
         return self.builder.build(self._plan(tokens))
+
+    def place(self, sequence_id: int, num_tokens: int) -> None:
+        """Begin a sequence behind num_tokens that were never computed: its pages hold what `fill` put there."""
+        row = self._row(sequence_id, [0] * num_tokens)
+        start = SequenceStart(sequence_id=sequence_id, token_ids=(0,), num_prompt_tokens=1, sampling=SamplingParams())
+        self.builder.tables.apply(StepPlan(step=self.num_steps, rows=(row,), starts=(start,)))
+
+    def fill(self) -> None:
+        """Random entries and index keys in all pages, the same few thousand over and over."""
+        chance = torch.Generator().manual_seed(6)
+        for layer_id, layer in enumerate(self.model.config.layers):
+            kinds = [self.cache.entries] if layer.kind is not LayerKind.WINDOW else []
+            for held in kinds + ([self.cache.index_keys] if layer.kind is LayerKind.CSA else []):
+                cache = held(layer_id)
+                values = torch.randn(min(4096, cache.num_rows), cache.spec.width, generator=chance)
+                rows = self.model.ops.pack_rows(self.model.placement.tensor(values), cache.spec).data
+                for first in range(0, cache.num_rows, rows.shape[0]):
+                    part = cache.data[first : first + rows.shape[0]]
+                    part.copy_(rows[: part.shape[0]])
 
     def _plan(self, tokens: Mapping[int, list[int]]) -> StepPlan:
         starts = tuple(

@@ -25,6 +25,8 @@ from hf_oracle import HfSource, make_oracle, random_tokens, stored_fp32
 from model_rig import Driver
 from test_batch_invariance import stored_official
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from triton_interpreter import repair
 
 from dsv4_backend.checkpoint.load import Checkpoint
@@ -114,9 +116,20 @@ class Steps:
         self.drafts.propose([told], computed, self.cache)
 
 
+class NothingFromTheHost(TorchDispatchMode):
+    """Refuses operations with host tensors: a graph that is recorded cannot wait for their copies."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        seen = [each for each in tree_leaves((args, kwargs, out)) if isinstance(each, Tensor)]
+        assert all(each.device == META.device for each in seen), f"{func} touches the host"
+        return out
+
+
 def record_nothing(compute: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
     """A recording that is never replayed: there is no data."""
-    return (lambda: None), compute()
+    with NothingFromTheHost():
+        return (lambda: None), compute()
 
 
 @pytest.mark.parametrize("arch", ["sm_90", "sm_100a", "sm_120a"])  # sm_103a is as sm_100a
