@@ -128,7 +128,7 @@ class Streams:
         self.manager = CacheManager(CacheRules(device=places))
         device = model.placement.device
         self.cache, self.upload = RankCache(layout, places, device=device, num_spare=1), Upload(device)
-        self.builder = InputBuilder(model.config, layout)
+        self.builder = InputBuilder(model.config, layout, model.ops)
         padding = Padding(self.builder, layout, places[BLOCK], places[STATE])
         self.graphs = DecodeGraphs(model, self.cache, padding, (), recorder) if recorder else None
         self.done: dict[int, int] = {}

@@ -116,7 +116,7 @@ class Transformer:
         selector: EntrySelector | None = None,
     ) -> Computed:
         """Compute one step up to the last layer; `tapped` are layers whose streams a draft model reads."""
-        streams = self.hyper.spread(self.weights.embed[inputs.token_ids])  # [T, N, d]
+        streams = self.hyper.spread(self.weights.embed.index_select(0, inputs.token_ids))  # [T, N, d]
         taps: dict[int, Tensor] = {}
         for layer_id, step in enumerate(self.steps(inputs, cache, selector)):
             streams = self.layers[layer_id](streams, step)

@@ -11,6 +11,8 @@ from itertools import accumulate
 
 import numpy as np
 import torch
+from dsv4_kernels.cpu.plan import planner_of
+from dsv4_kernels.ops import OpTable
 from dsv4_kernels.tensors import FoldRuns
 from torch import Tensor
 
@@ -21,8 +23,7 @@ from dsv4_backend.model.step import EntryTable, FoldInputs, PoolInputs, StepInpu
 from dsv4_backend.records import StepPlan
 from dsv4_backend.runner.folding import Closing, Folding
 from dsv4_backend.runner.pages import PageTables, Rows
-
-NO_IDS = torch.zeros(0, dtype=torch.int64)
+from dsv4_backend.runner.planned import NO_IDS, planned_inputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,21 +66,28 @@ class _Entries:
 
 
 class InputBuilder:
-    """Keeps this rank's page tables and builds the inputs of each step."""
+    """Keeps this rank's page tables and builds the inputs of each step.
 
-    def __init__(self, config: ModelConfig, layout: CacheLayout) -> None:
+    Rule: with the CPU's operators the compiled planner does it (`planned.py`); what stands here is its readable form.
+    """
+
+    def __init__(self, config: ModelConfig, layout: CacheLayout, ops: OpTable | None = None) -> None:
         self.layout = layout
         self.tables = PageTables()
         self.csa_ratio = _ratio(config, LayerKind.CSA)
         self.hca_ratio = _ratio(config, LayerKind.HCA)
         self._behind = np.arange(1 - layout.window_tokens, 1)  # a window, from the position that it ends with
+        self._planner = None if ops is None else planner_of(ops, **self._planned())
         self._no_sources = torch.zeros((0, 2 * self.csa_ratio), dtype=torch.int64)
 
     def build(self, plan: StepPlan) -> StepInputs:
         """Apply the plan's starts, grants and ends, and return the inputs of its rows (at least one)."""
         self.tables.apply(plan)
+        logit_tokens, logit_spans = _logits(plan)
+        if self._planner is not None:
+            ratios = self.csa_ratio, self.hca_ratio
+            return planned_inputs(plan, self.tables, self._planner, ratios, (logit_tokens, logit_spans))
         spans = self._spans(plan)
-        logit_tokens, logit_spans = _logits(plan, spans)
         ring_tokens, ring_rows = _kept(spans, self.layout.window.ring_rows)
         entries = self._entries(spans)
         return StepInputs(
@@ -95,9 +103,21 @@ class InputBuilder:
             num_visible=entries.num_visible,
             hca=self._folds(spans, self.hca_ratio) if self.hca_ratio else None,
             hca_rows=self._hca_rows(spans),
-            logit_tokens=logit_tokens,
+            logit_tokens=_ids(logit_tokens),
             logit_spans=logit_spans,
         )
+
+    def _planned(self) -> dict[str, int]:
+        """What the compiled planner knows of the model and its caches."""
+        return {
+            "page_tokens": PAGE_TOKENS,
+            "window": self.layout.window_tokens,
+            "window_ring": self.layout.window.ring_rows,
+            "csa_ratio": self.csa_ratio,
+            "csa_ring": self.layout.rings[0].ring_rows if self.csa_ratio else 0,
+            "hca_ratio": self.hca_ratio,
+            "drafts": self.layout.max_drafts,
+        }
 
     def _spans(self, plan: StepPlan) -> _Spans:
         lines = self.tables.lines([row.sequence_id for row in plan.rows])
@@ -257,19 +277,19 @@ def _ids(values: list[int]) -> Tensor:
     return torch.from_numpy(np.array(values, np.int64)) if values else NO_IDS
 
 
-def _logits(plan: StepPlan, spans: _Spans) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
+def _logits(plan: StepPlan) -> tuple[list[int], tuple[tuple[int, int], ...]]:
     """Tokens whose logits are wanted, and each row's share of them.
 
     Rule: every token of a row that wants prompt logprobs, else the last one of a row that is sampled and the drafts
           after it, else none.
     """
     tokens: list[int] = []
-    shares = []
-    for row, first in zip(plan.rows, spans.first_tokens, strict=True):
-        begin, last = len(tokens), first + len(row.token_ids)
+    shares, last = [], 0
+    for row in plan.rows:
+        begin, first, last = len(tokens), last, last + len(row.token_ids)
         if row.wants_prompt_logprobs:
             tokens.extend(range(first, last))
         elif row.is_sampled:
             tokens.extend(range(last - 1 - row.num_drafts, last))
         shares.append((begin, len(tokens)))
-    return _ids(tokens), tuple(shares)
+    return tokens, tuple(shares)

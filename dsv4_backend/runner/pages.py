@@ -29,6 +29,10 @@ class PageTables:
         """Sequences with a line."""
         return len(self._lines)
 
+    def table(self, kind: str) -> Rows:
+        """The pages of all lines. Shapes: [lines, blocks], contiguous."""
+        return self._pages[kind]
+
     def apply(self, plan: StepPlan) -> None:
         """Forget finished sequences, begin new ones with empty lines, and record the grants of every row."""
         for sequence_id in plan.finished:

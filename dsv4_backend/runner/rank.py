@@ -125,7 +125,7 @@ class Rank:
         self._model = model
         self._draft_model = draft_model
         self._grammars = grammars
-        self._inputs = InputBuilder(model.config, layout)
+        self._inputs = InputBuilder(model.config, layout, model.ops)
         folder = cache_folder(config, rank=0)
         self._disk = DiskStore(folder, int(config.disk_cache_gb * 1e9)) if folder else None
         device = model.placement.device

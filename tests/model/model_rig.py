@@ -35,7 +35,7 @@ class Driver:
         self.manager = CacheManager(CacheRules(device=places))
         device = model.placement.device
         self.cache, self.upload = RankCache(layout, places, device=device, num_spare=1), Upload(device)
-        self.builder = InputBuilder(model.config, layout)
+        self.builder = InputBuilder(model.config, layout, model.ops)
         self.tokens: dict[int, Sequence[int]] = {}
         self.done: dict[int, int] = {}
         self.written: dict[int, int] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import pytest
@@ -31,7 +32,8 @@ class Rig:
 
     def __init__(self, num_pages: int = 24, max_drafts: int = 0) -> None:
         self.manager = CacheManager(CacheRules(device=dict.fromkeys(KINDS, num_pages)))
-        self.builder = InputBuilder(CONFIG, make_layout(CONFIG, max_drafts=max_drafts))
+        layout = make_layout(CONFIG, max_drafts=max_drafts)
+        self.builder, self.compiled = InputBuilder(CONFIG, layout), InputBuilder(CONFIG, layout, bind("cpu"))
         self.grants: dict[int, list[PageGrant]] = {}
         self.done: dict[int, int] = {}
         self.written: dict[int, int] = {}
@@ -57,7 +59,10 @@ class Rig:
             rows.append(PlanRow(**row, grants=grants, **row_fields))
             self.done[sequence_id], self.last[sequence_id] = begin + count, count
             self.written[sequence_id] = max(written, begin + count)
-        return self.builder.build(StepPlan(step=0, rows=tuple(rows), starts=starts))
+        plan = StepPlan(step=0, rows=tuple(rows), starts=starts)
+        inputs = self.builder.build(plan)
+        assert_same(self.compiled.build(plan), inputs)
+        return inputs
 
     def row(self, sequence_id: int, kind: str, entry: int) -> int:
         """The cache row of an entry, found the slow way."""
@@ -72,6 +77,22 @@ class Rig:
     def state(self, sequence_id: int) -> int:
         (state,) = [grant.page_ids[0] for grant in self.grants[sequence_id] if grant.kind == "state"]
         return state
+
+
+def assert_same(got: object, want: object) -> None:
+    """The compiled planner's inputs are the readable form's, tensor by tensor."""
+    if isinstance(want, torch.Tensor):
+        assert isinstance(got, torch.Tensor) and got.dtype == want.dtype and torch.equal(got, want)
+    elif isinstance(want, tuple) and not is_dataclass(want):
+        assert isinstance(got, tuple) and len(got) == len(want)
+        for mine, theirs in zip(got, want, strict=True):
+            assert_same(mine, theirs)
+    elif is_dataclass(want):
+        assert type(got) is type(want)
+        for item in fields(want):
+            assert_same(getattr(got, item.name), getattr(want, item.name))
+    else:
+        assert got == want
 
 
 def start_of(sequence_id: int) -> SequenceStart:

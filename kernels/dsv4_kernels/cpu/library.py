@@ -36,6 +36,8 @@ SIGNATURES = {
     "dsv4_index_select": "ppppp p lllll i",
     "dsv4_sparse_attention": "ppppppp p lllll f i",
     "dsv4_sample_tokens": "ppppppp p lld i",
+    "dsv4_plan_step": "pp p",
+    "dsv4_take_step": "p",
 }
 TYPES = {"p": c_void_p, "l": c_long, "d": c_double, "f": c_float, "i": c_int}
 WITH_STATUS = (
