@@ -28,6 +28,7 @@ TESTED = (
     "tests/kernels/test_sample.py",
     "tests/kernels/test_sublayers.py",
     "tests/kernels/test_w4a8.py",
+    "tests/model/test_step_inputs.py",
     "tests/model/test_whole_layers.py",
 )
 RUN = """
