@@ -72,9 +72,9 @@ check: setup ## Format, lint, strict types, layers and sizes
 format: setup ## Format the sources
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-bench: setup ## Measure the figures of the README, and on this CPU each operator and whole steps (40 minutes)
+bench: setup ## Measure the figures of the README, and on this CPU each operator and whole steps (ten minutes)
 	@$(BIN)/python build/bench/run.py
-	@$(BIN)/python build/bench/cpu_ops.py
+	@$(BIN)/python build/bench/cpu_ops.py && $(BIN)/python build/bench/overlap.py
 	@$(BIN)/python build/bench/engine.py --folder build/cache/bench
 
 bench-gpu: setup ## Measure the GPU kernels at the shapes of Flash, and whole steps, on the GPU that is here

@@ -56,7 +56,7 @@ def main() -> int:
     model = load_model(checkpoint, target)
     contexts = [context for context in CONTEXTS if context <= args.longest]
     record = {
-        "command": " ".join(["python build/bench/engine.py", *sys.argv[1:]]),
+        "command": f"python build/bench/engine.py --folder DIR --shape {args.shape} --device {args.device}",
         "hardware": hardware(),
         "device": torch.cuda.get_device_name() if args.device == "cuda" else f"{torch.get_num_threads()} threads",
         "shape": args.shape,

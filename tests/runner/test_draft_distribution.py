@@ -8,6 +8,7 @@ import pytest
 import torch
 from draft_config import TABLE
 from dsv4_kernels.dispatch import bind
+from dsv4_kernels.placement import HOST
 from torch import Tensor
 
 from dsv4_backend.config import CacheFormat, Drafter, ServingConfig, parse_model_config
@@ -36,6 +37,7 @@ class TableModel:
 
     config = parse_model_config(TABLE | {"vocab_size": NUM_WORDS, "eos_token_id": 15})
     ops = bind("cpu")
+    placement = HOST
 
     def run(self, inputs: StepInputs, cache: object, tapped: tuple[int, ...] = ()) -> Computed:
         return Computed(inputs.token_ids, None)
