@@ -2,7 +2,6 @@
 // The readable form is dsv4_backend/runner/inputs.py, which computes the same numbers with numpy.
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 namespace {
@@ -189,8 +188,5 @@ EXPORT void dsv4_plan_step(const void* shape, const int64_t* given, int64_t* siz
 
 // Copies all sections of this thread's last plan, one after the other.
 EXPORT void dsv4_take_step(int64_t* out) {
-  for (const Ids& section : sections) {
-    std::memcpy(out, section.data(), section.size() * sizeof(int64_t));
-    out += section.size();
-  }
+  for (const Ids& section : sections) out = std::copy(section.begin(), section.end(), out);
 }
