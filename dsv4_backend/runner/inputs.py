@@ -23,7 +23,9 @@ from dsv4_backend.model.step import EntryTable, FoldInputs, PoolInputs, StepInpu
 from dsv4_backend.records import StepPlan
 from dsv4_backend.runner.folding import Closing, Folding
 from dsv4_backend.runner.pages import PageTables, Rows
-from dsv4_backend.runner.planned import NO_IDS, planned_inputs
+from dsv4_backend.runner.planned import planned_inputs
+
+NO_IDS = torch.zeros(0, dtype=torch.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from dsv4_backend.config.model import PAGE_TOKENS
 from dsv4_backend.kv.layout import CacheLayout
 from dsv4_backend.model.step import FoldInputs, PoolInputs, StepInputs
 from dsv4_backend.records import StepPlan
-from dsv4_backend.runner.inputs import InputBuilder
+from dsv4_backend.runner.inputs import NO_IDS, InputBuilder
 from dsv4_backend.runner.pages import NO_PAGE
 from dsv4_backend.runner.upload import changed
 
@@ -73,8 +73,6 @@ class Padding:
         """The inputs of the step in the bucket's shapes; token i of the step is token i of the bucket."""
         count = bucket.tokens
         ring = self._state * self._layout.window.ring_rows
-        pages = self._pages(plan, bucket) if self._builder.csa_ratio or self._builder.hca_ratio else None
-        none = torch.zeros(0, dtype=torch.int64)
         return replace(
             inputs,
             token_ids=_longer(inputs.token_ids, count, 0),
@@ -84,13 +82,13 @@ class Padding:
             ring_rows=_longer(inputs.ring_rows, count, ring),
             csa=None if inputs.csa is None else self._pools(inputs.csa, count),
             csa_tables=(),
-            csa_rows=none,
-            first_entries=none,
-            num_visible=_longer(inputs.num_visible, count, 0) if inputs.csa is not None else none,
+            csa_rows=NO_IDS,
+            first_entries=NO_IDS,
+            num_visible=_longer(inputs.num_visible, count, 0) if inputs.csa is not None else NO_IDS,
             hca=None if inputs.hca is None else self._folds(inputs.hca, plan, count),
             hca_rows=self._hca_rows(inputs.hca_rows, bucket),
             logit_tokens=torch.arange(count),
-            csa_pages=pages if inputs.csa is not None else None,
+            csa_pages=self._pages(plan, bucket) if inputs.csa is not None else None,
             page_rows=PAGE_TOKENS // self._builder.csa_ratio if inputs.csa is not None else 1,
         )
 

@@ -1,7 +1,4 @@
-"""A step's inputs from the compiled planner's sections: the same numbers as `inputs.py` makes, in two calls.
-
-Letters: S rows of the plan, T tokens, B closing blocks.
-"""
+"""A step's inputs from the compiled planner's sections: the same numbers as `inputs.py` makes, in two calls."""
 
 from __future__ import annotations
 
@@ -17,7 +14,6 @@ from dsv4_backend.model.step import EntryTable, FoldInputs, PoolInputs, StepInpu
 from dsv4_backend.records import StepPlan
 from dsv4_backend.runner.pages import PageTables
 
-NO_IDS = torch.zeros(0, dtype=torch.int64)
 Spans = tuple[tuple[int, int], ...]
 
 
