@@ -25,14 +25,7 @@ def compress_pool(device: Device, values: Tensor, gates: Tensor) -> Tensor:
 
 def compress_fold(device: Device, values: Tensor, gates: Tensor, states: Tensor, runs: FoldRuns) -> Tensor:
     """As `ops.CompressFold`."""
-    count = int((runs.ends < 0).sum()) if runs.num_entries is None else runs.num_entries
-    return fold_into(device, values, gates, states, runs, count)
-
-
-def fold_into(
-    device: Device, values: Tensor, gates: Tensor, states: Tensor, runs: FoldRuns, num_entries: int
-) -> Tensor:
-    """As `compress_fold`, where the caller knows how many runs end in an entry."""
+    num_entries = int((runs.ends < 0).sum()) if runs.num_entries is None else runs.num_entries
     require(states.is_contiguous(), "states must be contiguous: they are written in place.")
     width = values.shape[1]
     entries = new(values, num_entries, width)

@@ -246,8 +246,9 @@ def _fold(tokens: int) -> Callable[[Device], object]:
         offsets=torch.tensor([0, tokens // 2, tokens]),
         sources=torch.arange(tokens),
         ends=torch.tensor([0, -1]),
+        num_entries=1,
     )
-    return _call(compress.fold_into, values, values, states, runs, 1)
+    return _call(compress.compress_fold, values, values, states, runs)
 
 
 def _call(function: Callable[..., object], *arguments: object) -> Callable[[Device], object]:
