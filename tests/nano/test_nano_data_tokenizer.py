@@ -54,7 +54,6 @@ def test_any_text_comes_back(text: str) -> None:
     assert TOKENIZER.decode(TOKENIZER.encode(text).ids, skip_special_tokens=False) == text
 
 
-@pytest.mark.slow
 def test_training_it_again_gives_the_same_file(tmp_path: Path) -> None:
     out = tmp_path / "tokenizer.json"
     command = [sys.executable, str(ROOT / "build" / "nano" / "tokenizer.py"), str(out)]

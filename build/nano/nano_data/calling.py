@@ -73,15 +73,19 @@ def say_value(value: Json) -> str:
 
 
 def think_call(requests: list[Request], mode: Mode) -> str:
-    """Return the reasoning before calls."""
+    """Return the reasoning before calls: for each what is wanted, by its plain name, and the arguments one by one."""
     if mode == "off":
         return ""
-    plans = [f"{item.call.name} with {', '.join(item.call.arguments)}" for item in requests]
-    text = f"I call {' and '.join(plans)}."
-    if mode == "max":
-        facts = [f"{name} is {plain(value)}" for item in requests for name, value in item.call.arguments.items()]
-        text += f" Check: {'; '.join(facts)}."
-    return text
+    starts = ("The user wants",) if len(requests) == 1 else ("First, the user wants", "Second, the user wants")
+    return " ".join(f"{start} {plan(item, mode)}" for start, item in zip(starts, requests, strict=True))
+
+
+def plan(request: Request, mode: Mode) -> str:
+    """Return the reasoning about one call; at maximum it recalls everything that the tool takes."""
+    name, tool = request.call.name, request.tool
+    given = "; ".join(f"{key} is {plain(value)}" for key, value in request.call.arguments.items())
+    takes = f" {name} takes {', '.join(slot.name for slot in tool.slots)}." if mode == "max" else ""
+    return f"to {tool.action.verbs[0]} {article(tool.noun)}.{takes} I call {name}: {given}."
 
 
 def plain(value: Json) -> str:

@@ -18,21 +18,18 @@ MAX_TRIES = 2000
 
 @dataclass(frozen=True, slots=True)
 class Wordings:
-    """Templates for training and templates that occur in evaluation only; `more` are later ones for training."""
+    """Templates for training and templates that occur in evaluation only."""
 
     train: tuple[str, ...]
     held_out: tuple[str, ...]
-    more: tuple[str, ...] = ()
 
-    def of(self, split: Split, *, has_more: bool = True) -> tuple[str, ...]:
+    def of(self, split: Split) -> tuple[str, ...]:
         """Return the templates of one split."""
-        if split == "eval":
-            return self.held_out
-        return self.train + self.more if has_more else self.train
+        return self.held_out if split == "eval" else self.train
 
     def only(self, keep: Callable[[str], bool]) -> Wordings:
         """Return those templates that may be kept."""
-        return Wordings(*(tuple(filter(keep, part)) for part in (self.train, self.held_out, self.more)))
+        return Wordings(*(tuple(filter(keep, part)) for part in (self.train, self.held_out)))
 
 
 def owner(value: str) -> Split:
@@ -42,14 +39,10 @@ def owner(value: str) -> Split:
 
 
 class Draw:
-    """A seeded source of choices for one conversation; remembers which wordings and values it gave.
+    """A seeded source of choices for one conversation; remembers which wordings and values it gave."""
 
-    Rule: without has_more, wordings that came after the tokenizer was trained are left out.
-    """
-
-    def __init__(self, seed: str, split: Split, *, has_more: bool = True) -> None:
+    def __init__(self, seed: str, split: Split) -> None:
         self._random = random.Random(seed)
-        self._has_more = has_more
         self.split: Split = split
         self.values: list[str] = []
         self.wordings: list[str] = []
@@ -76,7 +69,7 @@ class Draw:
 
     def wording(self, wordings: Wordings) -> str:
         """Return a template of this split."""
-        found = self.pick(wordings.of(self.split, has_more=self._has_more))
+        found = self.pick(wordings.of(self.split))
         self.wordings.append(found)
         return found
 

@@ -124,7 +124,7 @@ def make_arithmetic(draw: Draw, mode: Mode, _mix: Mix) -> Draft:
         return first, second
 
     first, second = draw.own(operands, lambda pair: f"{pair[0]} {sign} {pair[1]}")
-    user = draw.casual(draw.wording(ADDING if is_sum else SUBTRACTING).format(a=first, b=second))
+    user = draw.casual(ask_sum(draw, first, second, is_sum))
     answer = f"{first} {sign} {second} = {first + second if is_sum else first - second}"
     steps = work_out(first, second, is_sum)
     if mode == "off":
@@ -133,6 +133,15 @@ def make_arithmetic(draw: Draw, mode: Mode, _mix: Mix) -> Draft:
     return single(
         draw, [Turn(user=user, reasoning=reasoning, content=answer, needs_reasoning=True)], answer, "last_line"
     )
+
+
+def ask_sum(draw: Draw, first: int, second: int, is_sum: bool) -> str:
+    """Return the question for a sum or a difference; some tell of things or people."""
+    template = draw.wording(ADDING if is_sum else SUBTRACTING)
+    for mark, words in (("{w}", lexicon.NOUNS), ("{f}", lexicon.FIRST_NAMES)):
+        if mark in template:
+            template = template.replace(mark, draw.pick(words))
+    return template.format(a=first, b=second)
 
 
 def work_out(first: int, second: int, is_sum: bool) -> str:

@@ -15,6 +15,7 @@ from nano_data.wordings import wordings
 ANYTHING = 10**6  # values of this kind are divided between the splits one by one
 MIN_DIVIDED = 100  # fewer combinations of values than these occur in both splits
 GENERIC, FLAG_ON, FLAG_OFF = wordings("generic"), wordings("flag_on"), wordings("flag_off")
+ASIDES = wordings("asides").train
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,4 +229,5 @@ def say(draw: Draw, slot: Slot, value: Json) -> str:
     text = say_list(value) if isinstance(value, list) else str(value)
     if slot.kind.is_quoted and '"' not in template:
         text = f'"{text}"'
-    return template.format(words=slot.words, v=text)
+    said = template.format(words=slot.words, v=text)
+    return draw.pick(ASIDES).format(s=said) if draw.split == "train" and draw.chance(0.15) else said

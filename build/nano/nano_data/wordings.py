@@ -19,9 +19,9 @@ MORE = read_toml("more_wordings")
 
 
 def divided(item: dict[str, str], more: dict[str, str]) -> Wordings:
-    """Return the groups of wordings in two tables, one per line."""
-    parts = item["train"], item["held_out"], more.get("train", "")
-    return Wordings(*(tuple(part.splitlines()) for part in parts))
+    """Return the groups of wordings in two tables, one per line; `more` adds to those for training."""
+    train = item["train"].splitlines() + more.get("train", "").splitlines()
+    return Wordings(tuple(train), tuple(item["held_out"].splitlines()))
 
 
 def wordings(name: str) -> Wordings:
