@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from dsv4_kernels.cpu.plan import PlannedStep, unplanned
 from dsv4_kernels.sampling import num_words
 from torch import Tensor
 
@@ -195,9 +196,9 @@ class Rank:
             rows.append(replace(row, token_ids=ids))
         return replace(plan, rows=tuple(rows))
 
-    def _compute(self, inputs: StepInputs, plan: StepPlan) -> tuple[Computed, Tensor]:
+    def _compute(self, inputs: StepInputs | PlannedStep, plan: StepPlan) -> tuple[Computed, Tensor]:
         """Run the model, by what was recorded where the step has a recorded shape. Shapes: logits [L, V]."""
-        if self._graphs is not None and (replayed := self._graphs.run(inputs, plan)) is not None:
+        if self._graphs is not None and (replayed := self._graphs.run(unplanned(inputs), plan)) is not None:
             return replayed
         inputs = self._upload(inputs)
         computed = self._model.run(inputs, self._cache, self._tapped)
