@@ -110,6 +110,11 @@ def _allowed(matchers: Sequence[AnswerMatcher | None], vocab_size: int) -> Tenso
     return words
 
 
+def _picked(logits: Tensor, rows: list[int]) -> Tensor:
+    """Some rows; where that is all of them in their order nothing is copied."""
+    return logits if rows == list(range(logits.shape[0])) else logits[rows]
+
+
 class Rank:
     """Executes plans. Everything that it knows of a sequence came with a plan's starts and its own samples."""
 
@@ -227,7 +232,7 @@ class Rank:
             elif row.is_sampled:
                 pending.append((row, last - 1 - row.num_drafts))
         while pending:
-            rows = logits[[index for _, index in pending]]  # [S, V]
+            rows = _picked(logits, [index for _, index in pending])  # [S, V]
             states = [self._states[row.sequence_id] for row, _ in pending]
             choosing = [state.choosing(row) for state, (row, _) in zip(states, pending, strict=True)]
             allowed = _allowed([state.matcher for state in states], logits.shape[1])
