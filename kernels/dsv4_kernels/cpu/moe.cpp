@@ -9,6 +9,7 @@ float score(float logit) {
 }
 
 constexpr long TILE_ROWS = packed::MOST_ROWS, TILE_COLUMNS = 32;
+constexpr long FEW_TOKENS = 8, RUNS = 4;
 constexpr long ROUTE_WORK = 4096;  // scores: an exponential and a logarithm each
 
 struct Task {
@@ -39,6 +40,12 @@ std::vector<Task> tasks_of(const Order& order, long E, long columns) {
       for (long s = order.start[e]; s < order.start[e + 1]; s += TILE_ROWS)
         tasks.push_back({e, s, std::min(TILE_ROWS, order.start[e + 1] - s), c});
   return tasks;
+}
+
+// Tasks that a thread takes at once. With few tokens they are alike and wait for memory, which is read fastest in long
+// runs; with more of them those of a popular expert take longer.
+long chunk_of(long num_tasks, long T, int threads) {
+  return T > FEW_TOKENS ? 4 : std::max(4L, num_tasks / (RUNS * threads));
 }
 
 // f = silu(min(a, limit)) * clip(b, +-limit) * weight
@@ -92,7 +99,7 @@ API int dsv4_moe(const float* x, const Weight* w1, const Weight* w3, const Weigh
     std::vector<float> room;
 #pragma omp for schedule(static)
     for (long t = 0; t < T; t++) inputs.put(t, x + t * D);
-#pragma omp for schedule(dynamic, 4)
+#pragma omp for schedule(dynamic, chunk_of(num_wide, T, threads))
     for (long i = 0; i < num_wide; i++) {
       const Task& task = wide[i];
       const long* slot = order.slots.data() + task.first_slot;
@@ -117,7 +124,7 @@ API int dsv4_moe(const float* x, const Weight* w1, const Weight* w3, const Weigh
         entering.put(order.slots[i], row);
       }
     }
-#pragma omp for schedule(dynamic, 4)
+#pragma omp for schedule(dynamic, chunk_of(num_narrow, T, threads))
     for (long i = 0; i < num_narrow; i++) {
       const Task& task = narrow[i];
       const long* slot = order.slots.data() + task.first_slot;

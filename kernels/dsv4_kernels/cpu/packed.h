@@ -20,6 +20,7 @@ using namespace lanes;
 enum Format { FP32, BF16, FP8, MXFP4, NVFP4 };
 constexpr long LINE = 64, FP8_BLOCK = 128, TILE = 8, QUAD = 4;
 constexpr long MOST_COLUMNS = 64, MOST_ROWS = 64;  // of one call of products()
+constexpr long AHEAD = 12288;  // bytes from what is multiplied to what memory is asked for
 constexpr int16_t FP8_MASK = (int16_t)0x87F0;  // of a code as bfloat16 times 2^-120: sign, exponent, mantissa
 
 }  // namespace packed
@@ -32,6 +33,13 @@ struct Weight {  // laid out as _Weight in table.py; several matrices of one sha
 };
 
 namespace packed {
+
+// Into the second cache: more lines can be on their way there than to the first, which is better for weights that take
+// some work to decode.
+INLINE void fetch(const uint8_t* p) { __builtin_prefetch(p, 0, 2); }
+
+// Where memory is asked for while a tile of `size` bytes is multiplied: a later one, by whole tiles.
+static inline const uint8_t* later(const uint8_t* tile, long size) { return tile + std::max(1L, AHEAD / size) * size; }
 
 static inline long padded(long columns, long to) { return (columns + to - 1) / to * to; }
 
@@ -49,6 +57,7 @@ INLINE f8 halves(const uint8_t* p, bool is_high) {  // eight pairs of bfloat16: 
 struct Bf16Row {
   static constexpr long COLUMNS = 32;
   const uint8_t* codes;
+  static void fetch(const uint8_t* p) { __builtin_prefetch(p); }
   __attribute__((always_inline)) void load(long line, f8* out) const {
     for (int i = 0; i < 4; i++) out[i] = halves(codes + line * QUAD * LINE + i / 2 * 32, i & 1);
   }
@@ -59,6 +68,7 @@ struct Fp8Row {
   static constexpr long COLUMNS = 64;
   const uint8_t* codes;
   const uint8_t* scales;
+  static void fetch(const uint8_t* p) { packed::fetch(p); }
   __attribute__((always_inline)) void load(long line, f8* out) const {
     typedef int16_t i16x __attribute__((vector_size(32)));
     constexpr i16x LOW = {0, 16, 1, 17, 2, 18, 3, 19, 8, 24, 9, 25, 10, 26, 11, 27};
@@ -168,9 +178,9 @@ __attribute__((noinline)) static void dots(const float* const* a, const Row* b, 
   const Row row[N] = {b[I]...};
   const float* x[M];
   for (int m = 0; m < M; m++) x[m] = a[m];
-  const uint8_t* ahead = row[0].codes + K / Row::COLUMNS * QUAD * LINE;  // the tile that comes next
+  const uint8_t* ahead = later(row[0].codes, K / Row::COLUMNS * QUAD * LINE);
   for (long line = 0; line < K / Row::COLUMNS; line++) {
-    for (long n = 0; n < N; n++) __builtin_prefetch(ahead + (line * QUAD + n) * LINE);
+    for (long n = 0; n < N; n++) Row::fetch(ahead + (line * QUAD + n) * LINE);
     (add_line<M>(x, row[I], line, low[I], high[I], std::make_integer_sequence<int, M>()), ...);
   }
   for (int n = 0; n < N; n++)

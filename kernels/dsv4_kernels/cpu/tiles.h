@@ -12,7 +12,6 @@ namespace tiles {
 using namespace packed;
 
 constexpr int32_t OFFSET = 12;
-constexpr long AHEAD = 2048;  // bytes: where memory is asked for what comes later
 
 static inline long group_size(const Weight& w) { return w.format == MXFP4 ? 32 : 16; }
 
@@ -107,13 +106,14 @@ INLINE void slab(const Weight& w, long e, const uint8_t* codes, const uint8_t* s
   constexpr long TILES = sizeof(F) / sizeof(f8);
   const long next = w.columns * TILE / 2, next_scales = w.columns / (QUADS * 4) * TILE;
   F kept[M] = {};
+  const long over = TILES > 1 ? AHEAD / next * next : 0, within = AHEAD - AHEAD / next * next;  // other pairs of tiles
   for (long g = begin; g < end; g++) {
     const uint8_t* from = codes + g * QUADS * 16;
     typename Integers<F>::Type v[QUADS];
     for (int i = 0; i < QUADS; i += 2) weights_of(from + i / 2 * 32, next, v[i], v[i + 1]);
-    const uint8_t* ahead = from + AHEAD + (TILES > 1 && g * QUADS * 16 + AHEAD >= next ? next : 0);  // over the second tile
+    const uint8_t* ahead = from + AHEAD + over + (TILES > 1 && g * QUADS * 16 + within >= next ? next : 0);
     for (long tile = 0; tile < TILES; tile++)
-      for (long line = 0; line < QUADS * 16; line += 64) __builtin_prefetch(ahead + tile * next + line);
+      for (long line = 0; line < QUADS * 16; line += 64) fetch(ahead + tile * next + line);
     F scale;
     scales_of(w, e, scales + g * TILE, next_scales, scale);
     for (int m = 0; m < M; m++) {
