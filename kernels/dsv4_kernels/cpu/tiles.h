@@ -18,11 +18,25 @@ static inline long group_size(const Weight& w) { return w.format == MXFP4 ? 32 :
 // Where the integer of column i of a group stands among bytes of which every four are even or odd columns of eight.
 static inline long place(long i) { return i / 8 * 8 + (i & 1) * 4 + i % 8 / 2; }
 
+// Moves the bytes of up to 32 columns from their order to their places.
+static inline void put_in_place(int8_t* at) {
+  typedef int8_t Bytes __attribute__((vector_size(32)));
+  Bytes v;
+  memcpy(&v, at, sizeof v);
+  v = __builtin_shuffle(v, Bytes{0,  2,  4,  6,  1,  3,  5,  7,  8,  10, 12, 14, 9,  11, 13, 15,
+                                 16, 18, 20, 22, 17, 19, 21, 23, 24, 26, 28, 30, 25, 27, 29, 31});
+  memcpy(at, &v, sizeof v);
+}
+
 // Two 16-bit numbers: -12 times the sum of the integers in the first and in the last two bytes of each four.
-static inline int32_t corrections(const int8_t* at, long size) {
+static inline int32_t corrections([[maybe_unused]] const int8_t* at, [[maybe_unused]] long size) {
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__) && defined(__AVX512BW__)
+  return 0;  // nobody asks: 32-bit sums need none
+#else
   int32_t first = 0, last = 0;
   for (long i = 0; i < size; i++) (i & 2 ? last : first) += at[i];
   return (int32_t)((uint32_t)(-OFFSET * first) & 0xFFFFu) | (int32_t)((uint32_t)(-OFFSET * last) << 16);
+#endif
 }
 
 #if defined(__AVX2__)
