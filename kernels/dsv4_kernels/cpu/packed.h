@@ -195,20 +195,32 @@ static inline void few_columns(const float* const* a, const Row* b, long n, long
     for (int c = 0; c < N; c++) put(m, n + c, out[m * N + c]);
 }
 
-// M is 1 or 2.
-template <int M, class Row, class Put>
-static inline void few_rows(const float* const* a, const Row* b, long N, long K, Put put) {
 #if defined(__AVX512F__)
-  constexpr int COLUMNS = QUAD;
+constexpr long FEW_ROWS = 4, ACCUMULATORS = 16;  // of eight lanes, in 32 registers
 #else
-  constexpr int COLUMNS = QUAD / M;  // accumulators in 16 registers
+constexpr long FEW_ROWS = 2, ACCUMULATORS = 8;  // in 16 registers
 #endif
+
+template <int M, class Row, class Put>
+static inline void few_columns(const float* const* a, const Row* b, long N, long K, Put put) {
+  constexpr int COLUMNS = std::min(QUAD, std::max(1L, ACCUMULATORS / (2 * M)));
   long n = 0;
   for (; n + COLUMNS <= N; n += COLUMNS) few_columns<M, COLUMNS>(a, b, n, K, put);
   for (; n < N; n++) few_columns<M, 1>(a, b, n, K, put);
 }
 
-constexpr long FEW_ROWS = 2;
+// M is 1 to FEW_ROWS: the weights are decoded in registers for all of them.
+template <class Row, class Put, int... I>
+static inline void few_rows(const float* const* a, long M, const Row* b, long N, long K, Put put,
+                            std::integer_sequence<int, I...>) {
+  ((M == I + 1 ? few_columns<I + 1>(a, b, N, K, put) : void()), ...);
+}
+
+template <class Row, class Put>
+static inline void few_rows(const float* const* a, long M, const Row* b, long N, long K, Put put) {
+  few_rows(a, M, b, N, K, put, std::make_integer_sequence<int, FEW_ROWS>());
+}
+
 constexpr long SLAB = 512;  // columns of FP4 that are summed in one chain; longer chains lose a digit
 
 // As panel(), the columns in slabs whose sums are added in order.
@@ -261,7 +273,7 @@ static inline void products(const float* const* a, long M, const Weight& w, long
   if (M <= FEW_ROWS && K % Bf16Row::COLUMNS == 0 && w.format == BF16) {
     Bf16Row rows[MOST_COLUMNS];
     for (long n = 0; n < N; n++) rows[n] = bf16_row(w, e, first + n);
-    return M == 1 ? few_rows<1>(a, rows, N, K, put) : few_rows<2>(a, rows, N, K, put);
+    return few_rows(a, M, rows, N, K, put);
   }
   if (w.format == FP8 && first / FP8_BLOCK == (first + N - 1) / FP8_BLOCK) {
     Fp8Row rows[MOST_COLUMNS];
@@ -269,7 +281,7 @@ static inline void products(const float* const* a, long M, const Weight& w, long
     const float* scaled[FEW_ROWS];
     const long length = padded(K, LINE);
     if (M <= FEW_ROWS && scale_rows(a, M, rows[0].scales, K, room, scaled))
-      return M == 1 ? few_rows<1>(scaled, rows, N, length, put) : few_rows<2>(scaled, rows, N, length, put);
+      return few_rows(scaled, M, rows, N, length, put);
   }
   const long step = stride(w);
   if ((long)room.size() < BLOCK_COLUMNS * step) room.resize(BLOCK_COLUMNS * step);
