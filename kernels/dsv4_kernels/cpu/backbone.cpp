@@ -47,12 +47,14 @@ struct Angles {
   // Of n positions: the product is rounded as in training, cosine and sine once, from double.
   void compute(const int64_t* positions, long n, const float* frequencies, long half, int threads) {
     cos.resize(n * half), sin.resize(n * half);
-#pragma omp parallel for schedule(static) num_threads(threads) if (n * half > ANGLE_WORK)
-    for (long i = 0; i < n; i++)
-      for (long j = 0; j < half; j++) {
-        const float angle = (float)positions[i] * frequencies[j];
-        cos[i * half + j] = (float)std::cos((double)angle), sin[i * half + j] = (float)std::sin((double)angle);
-      }
+    lanes::in_team(threads, n * half > ANGLE_WORK, [&] {
+#pragma omp for schedule(static)
+      for (long i = 0; i < n; i++)
+        for (long j = 0; j < half; j++) {
+          const float angle = (float)positions[i] * frequencies[j];
+          cos[i * half + j] = (float)std::cos((double)angle), sin[i * half + j] = (float)std::sin((double)angle);
+        }
+    });
   }
 };
 

@@ -62,8 +62,7 @@ API int dsv4_route(const float* logits, const float* bias, const int64_t* fixed,
                    long E, long K, float scale, int threads) {
   for (long i = 0; fixed && i < T * K; i++)
     if (fixed[i] < 0 || fixed[i] >= E) return 1;
-#pragma omp parallel num_threads(threads) if (T * E > ROUTE_WORK)
-  {
+  in_team(threads, T * E > ROUTE_WORK, [&] {
     std::vector<float> scores(E);
     std::vector<int64_t> order(E);
     auto rank = [&](int64_t e) { return bias ? scores[e] + bias[e] : scores[e]; };
@@ -77,7 +76,7 @@ API int dsv4_route(const float* logits, const float* bias, const int64_t* fixed,
       for (long k = 0; k < K; k++) total += weights[t * K + k] = scores[ids[t * K + k]];
       for (long k = 0; k < K; k++) weights[t * K + k] = weights[t * K + k] / (total + 1e-20f) * scale;
     }
-  }
+  });
   return 0;
 }
 
@@ -93,8 +92,7 @@ API int dsv4_moe(const float* x, const Weight* w1, const Weight* w3, const Weigh
   const std::vector<Task> wide = tasks_of(order, E, I), narrow = tasks_of(order, E, D);
   const long num_slots = (long)order.slots.size(), num_wide = (long)wide.size(), num_narrow = (long)narrow.size();
   Inputs inputs(*w1, outer, T), entering(*w2, inner, T * K);
-#pragma omp parallel num_threads(threads) if (num_slots * D * I > PARALLEL_WORK)
-  {
+  in_team(threads, num_slots * D * I > PARALLEL_WORK, [&] {
     long tokens[TILE_ROWS];
     std::vector<float> room;
 #pragma omp for schedule(static)
@@ -139,6 +137,6 @@ API int dsv4_moe(const float* x, const Weight* w1, const Weight* w3, const Weigh
         if (ids[t * K + k] >= 0)
           for (long d = 0; d < D; d++) y[t * D + d] += slots[(t * K + k) * D + d];
     }
-  }
+  });
   return 0;
 }
