@@ -37,7 +37,7 @@ LATE_FAMILIES = {
     **{"sort": 22.0, "copy": 12.0, "greet": 3.5, "unknown": 2.5},
 }
 LATE_MODES: dict[Mode, float] = {"off": 0.36, "on": 0.36, "max": 0.28}
-LATE = Stage(0.94, 2048, 2048, (20, 1200), 0.6, 6, 4, 0.35, LATE_FAMILIES, LATE_MODES)
+LATE = Stage(0.95, 2048, 2048, (20, 1200), 0.6, 6, 4, 0.35, LATE_FAMILIES, LATE_MODES)
 STAGES = (
     Stage(0.18, 1024, 320, (10, 160), tools=2, requests=1),
     Stage(0.5, 2048, 900, (10, 500), tools=3, requests=3),
@@ -67,8 +67,8 @@ class Plan:
     decay_share: float = 0.4
     index_share: float = 0.66
     dense_share: float = 0.76
-    draft_share: float = 0.94
-    deep_draft_share: float = 0.97
+    draft_share: float = 0.95
+    deep_draft_share: float = 0.965
     rounding_share: float = 0.975
     draft_weight: float = 0.3
     prompt_weight: float = 0.2
