@@ -192,7 +192,7 @@ API int dsv4_index_select(const float* query, const float* weights, const CacheR
   std::vector<float> scores(std::min(step, T) * C);
   for (long first = 0; first < T; first += step) {
     const long last = std::min(T, first + step);
-    in_team(threads, (last - first) * C * H * D > PARALLEL_WORK, [&] {
+    in_team(threads, (last - first) * C * H * D, [&] {
       std::vector<float> unpacked(D), columns(ENTRY_TILE * D);
 #pragma omp for schedule(dynamic, 1)
       for (long i = 0; i < tiles; i++) {  // a tile is unpacked once for all tokens of this round
@@ -229,7 +229,7 @@ API int dsv4_sparse_attention(const float* query, const CacheRows* ring, const C
                               long H, long D, long W, long K, float scale, int threads) {
   const long blocks = (H + HEAD_BLOCK - 1) / HEAD_BLOCK;
   std::atomic<int> failed{0};
-  in_team(threads, T * H * D * (W + K) > PARALLEL_WORK, [&] {
+  in_team(threads, T * H * D * (W + K), [&] {
     Scratch scratch;
     long gathered = -1;  // the token whose rows stand in scratch
 #pragma omp for collapse(2) schedule(static)

@@ -38,7 +38,6 @@ struct Head {
 namespace {
 using Floats = std::vector<float>;
 enum Kind { WINDOW, CSA, HCA, KINDS };
-constexpr long ANGLE_WORK = 4096;
 constexpr int TOKEN_OUTSIDE = 1;  // as dsv4_layer says it
 
 struct Angles {
@@ -47,7 +46,7 @@ struct Angles {
   // Of n positions: the product is rounded as in training, cosine and sine once, from double.
   void compute(const int64_t* positions, long n, const float* frequencies, long half, int threads) {
     cos.resize(n * half), sin.resize(n * half);
-    lanes::in_team(threads, n * half > ANGLE_WORK, [&] {
+    lanes::in_team(threads, 64 * n * half, [&] {
 #pragma omp for schedule(static)
       for (long i = 0; i < n; i++)
         for (long j = 0; j < half; j++) {

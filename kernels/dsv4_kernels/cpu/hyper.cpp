@@ -12,7 +12,7 @@ void project(const float* x, const float* fn, float* z, long T, long M, long K, 
   constexpr long TOKENS = 16, OUTPUTS = 4;
   const long tiles_t = (T + TOKENS - 1) / TOKENS, tiles_m = (M + OUTPUTS - 1) / OUTPUTS;
   std::vector<float> factor(T);
-  in_team(threads, T * M * K > PARALLEL_WORK, [&] {
+  in_team(threads, T * M * K, [&] {
 #pragma omp for schedule(static) nowait
     for (long t = 0; t < T; t++) factor[t] = 1.0f / std::sqrt(dot(x + t * K, x + t * K, K) / (float)K + eps);
 #pragma omp for collapse(2) schedule(static)
@@ -84,7 +84,7 @@ API void dsv4_hyper_maps(const float* streams, const float* fn, const float* bas
   const long M = (2 + N) * N;
   std::vector<float> z(T * M);
   project(streams, fn, z.data(), T, M, N * D, norm_eps, threads);
-  in_team(threads, T * iterations * N * N > PARALLEL_WORK, [&] {
+  in_team(threads, 16 * T * iterations * N * N, [&] {
 #pragma omp for schedule(static)
     for (long t = 0; t < T; t++) {
       const float* row = z.data() + t * M;
@@ -100,7 +100,7 @@ API void dsv4_hyper_maps(const float* streams, const float* fn, const float* bas
 }
 
 API void dsv4_hyper_collapse(const float* streams, const float* pre, float* y, long T, long N, long D, int threads) {
-  in_team(threads, T * N * D > PARALLEL_WORK, [&] {
+  in_team(threads, T * N * D, [&] {
 #pragma omp for schedule(static)
     for (long t = 0; t < T; t++) weighted(streams + t * N * D, pre + t * N, 1, nullptr, 0.0f, y + t * D, N, D);
   });
@@ -108,7 +108,7 @@ API void dsv4_hyper_collapse(const float* streams, const float* pre, float* y, l
 
 API void dsv4_hyper_mix(const float* streams, const float* y, const float* post, const float* comb, float* out, long T,
                         long N, long D, int threads) {
-  in_team(threads, T * N * N * D > PARALLEL_WORK, [&] {
+  in_team(threads, T * N * N * D, [&] {
 #pragma omp for collapse(2) schedule(static)
     for (long t = 0; t < T; t++)
       for (long k = 0; k < N; k++)

@@ -10,7 +10,6 @@ float score(float logit) {
 
 constexpr long TILE_ROWS = packed::MOST_ROWS, TILE_COLUMNS = 32;
 constexpr long FEW_TOKENS = 8, RUNS = 4;
-constexpr long ROUTE_WORK = 4096;  // scores: an exponential and a logarithm each
 
 struct Task {
   long expert, first_slot, num_slots, first_column;
@@ -62,7 +61,7 @@ API int dsv4_route(const float* logits, const float* bias, const int64_t* fixed,
                    long E, long K, float scale, int threads) {
   for (long i = 0; fixed && i < T * K; i++)
     if (fixed[i] < 0 || fixed[i] >= E) return 1;
-  in_team(threads, T * E > ROUTE_WORK, [&] {
+  in_team(threads, 16 * T * E, [&] {
     std::vector<float> scores(E);
     std::vector<int64_t> order(E);
     auto rank = [&](int64_t e) { return bias ? scores[e] + bias[e] : scores[e]; };
@@ -92,7 +91,7 @@ API int dsv4_moe(const float* x, const Weight* w1, const Weight* w3, const Weigh
   const std::vector<Task> wide = tasks_of(order, E, I), narrow = tasks_of(order, E, D);
   const long num_slots = (long)order.slots.size(), num_wide = (long)wide.size(), num_narrow = (long)narrow.size();
   Inputs inputs(*w1, outer, T), entering(*w2, inner, T * K);
-  in_team(threads, num_slots * D * I > PARALLEL_WORK, [&] {
+  in_team(threads, 3 * num_slots * D * I, [&] {
     long tokens[TILE_ROWS];
     std::vector<float> room;
 #pragma omp for schedule(static)

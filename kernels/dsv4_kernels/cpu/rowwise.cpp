@@ -4,7 +4,7 @@
 using namespace lanes;
 
 API void dsv4_rms_norm(const float* x, const float* weight, float* y, long rows, long D, float eps, int threads) {
-  in_team(threads, rows * D > PARALLEL_WORK, [&] {
+  in_team(threads, rows * D, [&] {
 #pragma omp for schedule(static)
     for (long r = 0; r < rows; r++) {
       const float *in = x + r * D;
@@ -34,14 +34,14 @@ API void dsv4_rope_rotate(const float* x, const float* cos, const float* sin, fl
 }
 
 API void dsv4_fp8_round_trip(const float* x, float* y, long rows, long D, long group, int threads) {
-  in_team(threads, rows * D > PARALLEL_WORK, [&] {
+  in_team(threads, rows * D, [&] {
 #pragma omp for schedule(static)
     for (long r = 0; r < rows; r++) rounding::fp8_row(x + r * D, y + r * D, D, group);
   });
 }
 
 API void dsv4_int8_round_trip(const float* x, float* y, long rows, long D, long group, int threads) {
-  in_team(threads, rows * D > PARALLEL_WORK, [&] {
+  in_team(threads, rows * D, [&] {
 #pragma omp for schedule(static)
     for (long r = 0; r < rows; r++) rounding::int8_row(x + r * D, y + r * D, D, group);
   });
@@ -49,21 +49,21 @@ API void dsv4_int8_round_trip(const float* x, float* y, long rows, long D, long 
 
 // The round trip of the input of a product; `trip` is a rounding::Trip other than NO_TRIP.
 API void dsv4_input_round_trip(const float* x, float* y, long rows, long D, int trip, int threads) {
-  in_team(threads, rows * D > PARALLEL_WORK, [&] {
+  in_team(threads, rows * D, [&] {
 #pragma omp for schedule(static)
     for (long r = 0; r < rows; r++) rounding::input_row(trip, x + r * D, y + r * D, D);
   });
 }
 
 API void dsv4_fp4_round_trip(const float* x, float* y, long rows, long D, long group, int threads) {
-  in_team(threads, rows * D > PARALLEL_WORK, [&] {
+  in_team(threads, rows * D, [&] {
 #pragma omp for schedule(static)
     for (long r = 0; r < rows; r++) rounding::fp4_row(x + r * D, y + r * D, D, group);
   });
 }
 
 API void dsv4_hadamard(const float* x, float* y, long rows, long D, float scale, int threads) {
-  in_team(threads, rows * D > PARALLEL_WORK, [&] {
+  in_team(threads, rows * D, [&] {
 #pragma omp for schedule(static)
     for (long r = 0; r < rows; r++) {
       float* out = y + r * D;
@@ -81,7 +81,7 @@ API void dsv4_hadamard(const float* x, float* y, long rows, long D, float scale,
 }
 
 API void dsv4_compress_pool(const float* values, const float* gates, float* y, long B, long S, long D, int threads) {
-  in_team(threads, B * S * D > PARALLEL_WORK, [&] {
+  in_team(threads, B * S * D, [&] {
 #pragma omp for schedule(static)
     for (long b = 0; b < B; b++)
       for_runs(D, [&](long d, long n) {
@@ -105,7 +105,7 @@ API void dsv4_compress_fold(const float* values, const float* gates, float* stat
                             const int64_t* offsets, const int64_t* sources, const int64_t* ends, float* entries, long G,
                             long D, int threads) {
   const long blocks = (D + WIDTH - 1) / WIDTH;
-  in_team(threads, offsets[G] * D > PARALLEL_WORK / 4, [&] {
+  in_team(threads, 4 * offsets[G] * D, [&] {
 #pragma omp for schedule(static)
     for (long block = 0; block < blocks; block++) {
       const long d = block * WIDTH, n = D - d < WIDTH ? D - d : WIDTH;
@@ -137,7 +137,7 @@ API void dsv4_compress_fold(const float* values, const float* gates, float* stat
 
 // x [N, width] to rows of `bytes` bytes in one of the formats that are not plain casts.
 API void dsv4_pack_rows(const float* x, uint8_t* y, long N, long bytes, long format, long width, long rope, int threads) {
-  in_team(threads, N * width > PARALLEL_WORK, [&] {
+  in_team(threads, N * width, [&] {
 #pragma omp for schedule(static)
     for (long i = 0; i < N; i++) {
       const float* in = x + i * width;

@@ -98,7 +98,7 @@ long choose(const float* scores, long V, const Settings& s, double negligible) {
 API void dsv4_sample_tokens(const float* scores, const double* temperature, const long* top_k, const double* top_p,
                             const double* min_p, const double* number, const uint32_t* allowed, long* out, long S,
                             long V, double negligible, int threads) {
-  lanes::in_team(threads, S > 1, [&] {
+  lanes::in_team(threads, 4 * S * V, [&] {
 #pragma omp for schedule(static)
     for (long s = 0; s < S; s++) {
       std::vector<float> kept;
