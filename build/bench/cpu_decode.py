@@ -135,12 +135,13 @@ def profile(model: Transformer, context: int, steps: int) -> dict[str, Any]:
         for _ in range(steps):
             streams.step({0: token})
     events = traced.key_averages()
-    wholes = [layer.whole for layer in model.layers]
-    for layer in model.layers:
-        layer.whole = None
+    parted = [model, *model.layers]
+    wholes = [part.whole for part in parted]
+    for part in parted:
+        part.whole = None
     composed, parts = timed_steps(model, streams, token, steps)
-    for layer, whole in zip(model.layers, wholes, strict=True):
-        layer.whole = whole
+    for part, whole in zip(parted, wholes, strict=True):
+        part.whole = whole  # type: ignore[assignment]
     ms = 1e3 / steps
     library = sum(timed.seconds.values())
     return {

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from dsv4_kernels.cpu.plan import unplanned
 from dsv4_kernels.dispatch import bind
 from dsv4_kernels.memory import keep_freed_memory
 from dsv4_kernels.placement import HOST
@@ -138,13 +139,13 @@ class Streams:
         """Compute the given tokens of each sequence and return the logits of each one's last. Shapes: [S, V]."""
         plan = self._plan(tokens)
         inputs = self.builder.build(plan)
-        if self.graphs is not None and (replayed := self.graphs.run(inputs, plan)) is not None:
+        if self.graphs is not None and (replayed := self.graphs.run(unplanned(inputs), plan)) is not None:
             return replayed[1]
         return self.model.forward(self.upload(inputs), self.cache)
 
     def inputs(self, tokens: Mapping[int, list[int]]) -> StepInputs:
         """Plan one step and build its tensors, on the host."""
-        return self.builder.build(self._plan(tokens))
+        return unplanned(self.builder.build(self._plan(tokens)))
 
     def place(self, sequence_id: int, num_tokens: int) -> None:
         """Begin a sequence behind num_tokens that were never computed: its pages hold what `fill` put there."""

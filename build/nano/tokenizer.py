@@ -3,7 +3,7 @@
     python build/nano/tokenizer.py [OUT.json] [--size 2048] [--count]
 
 words.json holds how often each word occurred in the conversations when the bundled tokenizer was trained: wordings and
-thoughts may change later without changing the tokens that weights depend on. --count counts today's conversations first.
+thoughts may change later without changing the tokens that weights depend on. --count counts again first.
 Digits are never merged: V4's pre-tokeniser cuts numbers into groups of three, and single digits are what a small model
 can add and copy. The words of what every prompt shows, such as the usage text of tools, count as often as they occur.
 """

@@ -26,9 +26,11 @@ class SharedSteps:
         ropes = tuple(dict.fromkeys(rope for _, rope in roles))
         self._roles = tuple((kind, ropes.index(rope)) for kind, rope in roles)
         self._role_of = tuple(roles.index((spec.kind, spec.rope)) for spec in layers)
+        self.kinds = tuple(spec.kind.value for spec in layers)
+        self.ropes = tuple(ropes.index(spec.rope) for spec in layers)
         angles = torch.stack([frequencies(rope, config.rope_dim)[None] for rope in ropes])
-        self._frequencies = placement.tensor(angles)  # [F, 1, R/2]
-        self._no_blocks = rotations(self._frequencies, placement.tensor(torch.zeros(0)))[0]
+        self.frequencies = placement.tensor(angles)  # [F, 1, R/2]
+        self._no_blocks = rotations(self.frequencies, placement.tensor(torch.zeros(0)))[0]
         self._select = TopEntries(ops, config.index_topk)
         self._compiled = layers_of(ops)
 
@@ -36,7 +38,7 @@ class SharedSteps:
         self, inputs: StepInputs, cache: StepCache, selector: EntrySelector | None = None
     ) -> list[AttentionStep]:
         """Return the step of each layer; layers with the same role get the same."""
-        at_tokens = rotations(self._frequencies, inputs.positions)
+        at_tokens = rotations(self.frequencies, inputs.positions)
         is_whole = selector is None and inputs.csa_pages is None
         tokens = self._compiled.tokens(inputs) if self._compiled is not None and is_whole else None
         steps = []
@@ -52,7 +54,7 @@ class SharedSteps:
     def _at_blocks(self, blocks: PoolInputs | FoldInputs, rope: int) -> Rotation:
         if not blocks.positions.shape[0]:
             return self._no_blocks
-        return rotations(self._frequencies[rope : rope + 1], blocks.positions)[0]
+        return rotations(self.frequencies[rope : rope + 1], blocks.positions)[0]
 
     def _whole(
         self,

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from dsv4_kernels.cpu.plan import PlannedStep, unplanned
+from dsv4_kernels.groups import BackboneStage
 from dsv4_kernels.ops import OpTable
 from dsv4_kernels.placement import HOST, Placement
 from dsv4_kernels.sublayers import layers_of
 from torch import Tensor
 
-from dsv4_backend.config import ModelConfig, Numerics
+from dsv4_backend.config import LayerKind, ModelConfig, Numerics
 from dsv4_backend.model.attention import Attention, AttentionStep
 from dsv4_backend.model.hyper import HyperConnection
 from dsv4_backend.model.indexer import EntrySelector
@@ -23,7 +25,7 @@ from dsv4_backend.model.numerics import Rounding
 from dsv4_backend.model.shared import SharedSteps
 from dsv4_backend.model.step import StepCache, StepInputs
 from dsv4_backend.model.weights import LayerWeights, Loader, ModelWeights, WeightSource, load_weights
-from dsv4_backend.model.whole import WholeLayer
+from dsv4_backend.model.whole import WholeBackbone, WholeLayer
 
 
 class Layer:
@@ -84,6 +86,7 @@ class Transformer:
             Layer(config, layer_id, layer, ops, self.rounding) for layer_id, layer in enumerate(weights.layers)
         )
         self.steps = SharedSteps(config, config.layers, ops, placement)
+        self.whole = self._whole()
 
     @classmethod
     def load(
@@ -100,7 +103,33 @@ class Transformer:
         """
         return cls(config, load_weights(config, Loader(source, placement)), ops, numerics, placement)
 
-    def forward(self, inputs: StepInputs, cache: StepCache, selector: EntrySelector | None = None) -> Tensor:
+    def _whole(self) -> WholeBackbone | None:
+        """All layers in one call, where each of them is one."""
+        compiled, layers = layers_of(self.ops), [layer.whole for layer in self.layers if layer.whole is not None]
+        if compiled is None or len(layers) < len(self.layers):
+            return None
+        head, weights = self.weights.hc_head, self.weights
+        ratios = [spec.ratio for spec in self.config.layers if spec.kind is LayerKind.CSA]
+        stage = BackboneStage(
+            kinds=self.steps.kinds,
+            ropes=self.steps.ropes,
+            frequencies=self.steps.frequencies.squeeze(1),
+            embed=weights.embed,
+            csa_ratio=ratios[0] if ratios else 0,
+            fn=head.fn,
+            base=head.base,
+            scale=head.scale,
+            norm=weights.norm,
+            head=weights.head.weight,
+            rounds=self.rounding.rounds(weights.head.format),
+            norm_eps=self.config.norm_eps,
+            hc_eps=self.config.hc_eps,
+        )
+        return WholeBackbone(layers, stage, compiled)
+
+    def forward(
+        self, inputs: StepInputs | PlannedStep, cache: StepCache, selector: EntrySelector | None = None
+    ) -> Tensor:
         """Compute one step and return the wanted logits; the caches then hold the step's tokens.
 
         Shapes: returns [L, V] fp32, in the order of inputs.logit_tokens.
@@ -110,12 +139,15 @@ class Transformer:
     @torch.inference_mode()
     def run(
         self,
-        inputs: StepInputs,
+        inputs: StepInputs | PlannedStep,
         cache: StepCache,
         tapped: tuple[int, ...] = (),
         selector: EntrySelector | None = None,
     ) -> Computed:
         """Compute one step up to the last layer; `tapped` are layers whose streams a draft model reads."""
+        if self.whole is not None and isinstance(inputs, PlannedStep) and selector is None and not tapped:
+            return Computed(self.whole(inputs, cache), None)
+        inputs = unplanned(inputs)
         streams = self.hyper.spread(self.weights.embed.index_select(0, inputs.token_ids))  # [T, N, d]
         taps: dict[int, Tensor] = {}
         for layer_id, step in enumerate(self.steps(inputs, cache, selector)):
@@ -127,6 +159,8 @@ class Transformer:
     @torch.inference_mode()
     def logits(self, streams: Tensor) -> Tensor:
         """Join the streams and apply the head. Shapes: streams [L, N, d]; returns [L, V] fp32."""
+        if self.whole is not None:
+            return self.whole.logits(streams)
         hidden = self.hyper.join(streams, self.weights.hc_head)  # [L, d]
         return self.rounding.linear(
             self.ops.rms_norm(hidden, self.weights.norm, self.config.norm_eps), self.weights.head

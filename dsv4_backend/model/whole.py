@@ -1,9 +1,13 @@
-"""A decoder layer as one call of the compiled library, where the operators allow it: the same bits as its parts."""
+"""A decoder layer, or all of them, as one call of the compiled library where the operators allow it: the same bits."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from dsv4_kernels.cpu.backbone import CpuBackbone
 from dsv4_kernels.cpu.layers import CpuLayers, Described
-from dsv4_kernels.groups import EnterSpec, LayerStage
+from dsv4_kernels.cpu.plan import PlannedStep
+from dsv4_kernels.groups import BackboneStage, EnterSpec, LayerStage
 from dsv4_kernels.steps import LayerMemory
 from torch import Tensor
 
@@ -26,14 +30,18 @@ class WholeLayer:
         self._layers = layers
         self._attention = attention
         self._stage = _stage(attention, experts, enter)
-        self._described = layers.layer(self._stage)
+        self.described = layers.layer(self._stage)
         self._kept: tuple[StepCache, Described] | None = None
 
     def __call__(self, streams: Tensor, step: Described, cache: StepCache) -> Tensor:
         """Shapes: streams [T, N, d], returned alike."""
+        return self._layers.run(self.described, self.memory(cache), step, streams)
+
+    def memory(self, cache: StepCache) -> Described:
+        """What this layer keeps in a cache."""
         if self._kept is None or self._kept[0] is not cache:
             self._kept = cache, self._layers.memory(self._memory(cache), self._stage)
-        return self._layers.run(self._described, self._kept[1], step, streams)
+        return self._kept[1]
 
     def _memory(self, cache: StepCache) -> LayerMemory:
         number, kind = self._attention.layer_id, self._attention.kind
@@ -50,6 +58,22 @@ class WholeLayer:
             ring=cache.ring(number),
             index_ring=cache.ring(number, is_indexer=True) if has_index else None,
         )
+
+
+class WholeBackbone:
+    """All layers and the head of one model. What it knows of a cache is kept until it is handed another."""
+
+    def __init__(self, layers: Sequence[WholeLayer], stage: BackboneStage, compiled: CpuLayers) -> None:
+        self._layers = tuple(layers)
+        self._compiled = CpuBackbone(compiled.twins, stage, [layer.described for layer in layers])
+        self.logits = self._compiled.logits
+        self._kept: tuple[StepCache, Described] | None = None
+
+    def __call__(self, step: PlannedStep, cache: StepCache) -> Tensor:
+        """Shapes: returns the streams [T, N, d]."""
+        if self._kept is None or self._kept[0] is not cache:
+            self._kept = cache, self._compiled.memories([layer.memory(cache) for layer in self._layers])
+        return self._compiled.run(self._kept[1], step)
 
 
 def _stage(attention: Attention, experts: MixtureOfExperts, enter: tuple[EnterSpec, EnterSpec]) -> LayerStage:

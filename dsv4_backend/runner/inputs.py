@@ -11,19 +11,18 @@ from itertools import accumulate
 
 import numpy as np
 import torch
-from dsv4_kernels.cpu.plan import planner_of
+from dsv4_kernels.cpu.plan import PlannedStep, StepPlanner, planner_of
 from dsv4_kernels.ops import OpTable
 from dsv4_kernels.tensors import FoldRuns
 from torch import Tensor
 
 from dsv4_backend.config import LayerKind, ModelConfig
 from dsv4_backend.config.model import PAGE_TOKENS
-from dsv4_backend.kv.layout import CacheLayout
+from dsv4_backend.kv.layout import BLOCK, CacheLayout
 from dsv4_backend.model.step import EntryTable, FoldInputs, PoolInputs, StepInputs
 from dsv4_backend.records import StepPlan
 from dsv4_backend.runner.folding import Closing, Folding
 from dsv4_backend.runner.pages import PageTables, Rows
-from dsv4_backend.runner.planned import planned_inputs
 
 NO_IDS = torch.zeros(0, dtype=torch.int64)
 
@@ -70,7 +69,7 @@ class _Entries:
 class InputBuilder:
     """Keeps this rank's page tables and builds the inputs of each step.
 
-    Rule: with the CPU's operators the compiled planner does it (`planned.py`); what stands here is its readable form.
+    Rule: with the CPU's operators the compiled planner does it (`cpu/plan.py`); what stands here is its readable form.
     """
 
     def __init__(self, config: ModelConfig, layout: CacheLayout, ops: OpTable | None = None) -> None:
@@ -79,16 +78,15 @@ class InputBuilder:
         self.csa_ratio = _ratio(config, LayerKind.CSA)
         self.hca_ratio = _ratio(config, LayerKind.HCA)
         self._behind = np.arange(1 - layout.window_tokens, 1)  # a window, from the position that it ends with
-        self._planner = None if ops is None else planner_of(ops, **self._planned())
+        self._planner = None if ops is None else planner_of(ops, **self._sizes())
         self._no_sources = torch.zeros((0, 2 * self.csa_ratio), dtype=torch.int64)
 
-    def build(self, plan: StepPlan) -> StepInputs:
+    def build(self, plan: StepPlan) -> StepInputs | PlannedStep:
         """Apply the plan's starts, grants and ends, and return the inputs of its rows (at least one)."""
         self.tables.apply(plan)
-        logit_tokens, logit_spans = _logits(plan)
         if self._planner is not None:
-            ratios = self.csa_ratio, self.hca_ratio
-            return planned_inputs(plan, self.tables, self._planner, ratios, (logit_tokens, logit_spans))
+            return self._planned(plan, self._planner)
+        logit_tokens, logit_spans = _logits(plan)
         spans = self._spans(plan)
         ring_tokens, ring_rows = _kept(spans, self.layout.window.ring_rows)
         entries = self._entries(spans)
@@ -109,7 +107,17 @@ class InputBuilder:
             logit_spans=logit_spans,
         )
 
-    def _planned(self) -> dict[str, int]:
+    def _planned(self, plan: StepPlan, planner: StepPlanner) -> PlannedStep:
+        rows = plan.rows
+        lines = self.tables.lines([row.sequence_id for row in rows])
+        starts = [row.start for row in rows]
+        written = [max(row.start, row.num_written) for row in rows]
+        ends = [row.start + len(row.token_ids) for row in rows]
+        given = (lines, self.tables.states(lines), starts, written, ends)
+        token_ids = [token_id for row in rows for token_id in row.token_ids]
+        return planner(self.tables.table(BLOCK), given, token_ids, _logits(plan))
+
+    def _sizes(self) -> dict[str, int]:
         """What the compiled planner knows of the model and its caches."""
         return {
             "page_tokens": PAGE_TOKENS,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from dsv4_kernels.cpu.plan import PlannedStep, unplanned
 from dsv4_kernels.sampling import num_words
 from torch import Tensor
 
@@ -109,6 +110,11 @@ def _allowed(matchers: Sequence[AnswerMatcher | None], vocab_size: int) -> Tenso
     return words
 
 
+def _picked(logits: Tensor, rows: list[int]) -> Tensor:
+    """Some rows; where that is all of them in their order nothing is copied."""
+    return logits if rows == list(range(logits.shape[0])) else logits[rows]
+
+
 class Rank:
     """Executes plans. Everything that it knows of a sequence came with a plan's starts and its own samples."""
 
@@ -195,9 +201,9 @@ class Rank:
             rows.append(replace(row, token_ids=ids))
         return replace(plan, rows=tuple(rows))
 
-    def _compute(self, inputs: StepInputs, plan: StepPlan) -> tuple[Computed, Tensor]:
+    def _compute(self, inputs: StepInputs | PlannedStep, plan: StepPlan) -> tuple[Computed, Tensor]:
         """Run the model, by what was recorded where the step has a recorded shape. Shapes: logits [L, V]."""
-        if self._graphs is not None and (replayed := self._graphs.run(inputs, plan)) is not None:
+        if self._graphs is not None and (replayed := self._graphs.run(unplanned(inputs), plan)) is not None:
             return replayed
         inputs = self._upload(inputs)
         computed = self._model.run(inputs, self._cache, self._tapped)
@@ -226,7 +232,7 @@ class Rank:
             elif row.is_sampled:
                 pending.append((row, last - 1 - row.num_drafts))
         while pending:
-            rows = logits[[index for _, index in pending]]  # [S, V]
+            rows = _picked(logits, [index for _, index in pending])  # [S, V]
             states = [self._states[row.sequence_id] for row, _ in pending]
             choosing = [state.choosing(row) for state, (row, _) in zip(states, pending, strict=True)]
             allowed = _allowed([state.matcher for state in states], logits.shape[1])

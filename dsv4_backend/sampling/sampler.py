@@ -86,7 +86,8 @@ def _pick(
     """Return the tokens of the rows named by `free`; -1 where none is left."""
     if not free:
         return []
-    scores = logits[free]  # a copy [F, V]
+    are_as_given = len(free) == len(rows) and all(row.state.is_plain for row in rows)
+    scores = logits if are_as_given else logits[free]  # a copy [F, V]
     left = None if allowed is None else allowed[free]
     for place, index in enumerate(free):
         state = rows[index].state

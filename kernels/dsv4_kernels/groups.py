@@ -133,3 +133,26 @@ class LayerStage:
     enter_experts: EnterSpec
     experts: ExpertStage
     fixed_ids: Tensor | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneStage:
+    """What a model has around and between its layers.
+
+    Shapes: kinds ("window", "csa", "hca") and ropes of each layer; frequencies [ropes, R / 2]; embed [V, d]; of the
+            head fn [N, N * d]; base [N]; scale [1]; norm [d]; head [V, d].
+    """
+
+    kinds: tuple[str, ...]
+    ropes: tuple[int, ...]
+    frequencies: Tensor
+    embed: Tensor
+    csa_ratio: int
+    fn: Tensor
+    base: Tensor
+    scale: Tensor
+    norm: Tensor
+    head: LinearWeight
+    rounds: Trip
+    norm_eps: float
+    hc_eps: float

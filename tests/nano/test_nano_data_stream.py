@@ -113,6 +113,35 @@ def test_held_out_wordings_differ_by_more_than_punctuation() -> None:
     assert not trained & all_wordings(WORDINGS, "held_out")
 
 
+def words_apart(first: str, second: str) -> int:
+    """The words to be changed, added or taken away to come from one wording to the other."""
+    left, right = (re.sub(r"[^a-z{}+= -]", "", text.lower()).split() for text in (first, second))
+    row = list(range(len(right) + 1))
+    for i, word in enumerate(left, 1):
+        diagonal, row[0] = row[0], i
+        for j, other in enumerate(right, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (word != other))
+    return row[-1]
+
+
+def near_pairs(table: dict[str, Any], more: dict[str, Any]) -> list[tuple[str, str]]:
+    """Later training wordings within one word of a held-out one of the same table that has four words or more."""
+    if "held_out" not in table:
+        return [
+            pair
+            for name, item in table.items()
+            if isinstance(item, dict)
+            for pair in near_pairs(item, more.get(name, {}))
+        ]
+    held_out = [line for line in table["held_out"].splitlines() if len(line.split()) >= 4]
+    trained = more.get("train", "").splitlines()
+    return [(mine, theirs) for mine in trained for theirs in held_out if words_apart(mine, theirs) <= 1]
+
+
+def test_later_training_wordings_are_not_near_held_out_ones() -> None:
+    assert near_pairs(WORDINGS, MORE) == []
+
+
 def test_an_earlier_turn_is_trained_only_as_it_was_said() -> None:
     """While thinking, a later prompt shows a sum without its steps: nobody should learn to answer like that."""
     mix = Mix(families={"arithmetic": 1}, modes={"on": 1})

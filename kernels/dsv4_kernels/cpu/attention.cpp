@@ -1,5 +1,6 @@
 // index_select and sparse_attention.
 #include <algorithm>
+#include <atomic>
 #include <vector>
 #include "rows.h"
 
@@ -191,8 +192,7 @@ API int dsv4_index_select(const float* query, const float* weights, const CacheR
   std::vector<float> scores(std::min(step, T) * C);
   for (long first = 0; first < T; first += step) {
     const long last = std::min(T, first + step);
-#pragma omp parallel num_threads(threads) if ((last - first) * C * H * D > PARALLEL_WORK)
-    {
+    in_team(threads, (last - first) * C * H * D, [&] {
       std::vector<float> unpacked(D), columns(ENTRY_TILE * D);
 #pragma omp for schedule(dynamic, 1)
       for (long i = 0; i < tiles; i++) {  // a tile is unpacked once for all tokens of this round
@@ -218,7 +218,7 @@ API int dsv4_index_select(const float* query, const float* weights, const CacheR
           for (long k = 0; k < K; k++) out[t * K + k] = k < visible ? k : -1;
         }
       }
-    }
+    });
   }
   return 0;
 }
@@ -228,21 +228,20 @@ API int dsv4_sparse_attention(const float* query, const CacheRows* ring, const C
                               const CacheRows* entries, const int64_t* chosen, const float* sink, float* out, long T,
                               long H, long D, long W, long K, float scale, int threads) {
   const long blocks = (H + HEAD_BLOCK - 1) / HEAD_BLOCK;
-  int failed = 0;
-#pragma omp parallel num_threads(threads) if (T * H * D * (W + K) > PARALLEL_WORK)
-  {
+  std::atomic<int> failed{0};
+  in_team(threads, T * H * D * (W + K), [&] {
     Scratch scratch;
     long gathered = -1;  // the token whose rows stand in scratch
-#pragma omp for collapse(2) schedule(static) reduction(| : failed)
+#pragma omp for collapse(2) schedule(static)
     for (long t = 0; t < T; t++)
       for (long b = 0; b < blocks; b++) {
         if (gathered != t) {
           gathered = t;
-          failed |= !gather(*ring, *fresh, window + t * W, W, entries, chosen + t * K, K, scratch.rows);
+          if (!gather(*ring, *fresh, window + t * W, W, entries, chosen + t * K, K, scratch.rows)) failed = 1;
         }
         const long h = b * HEAD_BLOCK;
         attend(query + (t * H + h) * D, sink + h, out + (t * H + h) * D, std::min(HEAD_BLOCK, H - h), D, scale, scratch);
       }
-  }
+  });
   return failed;
 }

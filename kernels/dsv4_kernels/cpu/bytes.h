@@ -39,7 +39,8 @@ static inline float integers(const float* x, long n, int32_t* out) {
 static inline void split(const int32_t* values, long size, float scale, Group& out) {
   int8_t to[32] = {};
   int32_t sum = 0;
-  for (long i = 0; i < size; i++) to[tiles::place(i)] = (int8_t)values[i], sum += values[i];
+  for (long i = 0; i < size; i++) to[i] = (int8_t)values[i], sum += values[i];
+  tiles::put_in_place(to);
   memcpy(out.quads, to, sizeof to);
   out.corrections = tiles::corrections(to, size);
   out.correction = -tiles::OFFSET * sum;

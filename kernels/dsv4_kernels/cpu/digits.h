@@ -57,11 +57,13 @@ static inline void split(const int32_t* values, long size, Group& out) {
     sum += values[i];
     const int32_t h = (values[i] + HIGH_UNIT / 2) >> HIGH_SHIFT, rest = values[i] - h * HIGH_UNIT;
     const int32_t m = (rest + MIDDLE_UNIT / 2) >> MIDDLE_SHIFT, l = rest - m * MIDDLE_UNIT;
-    const long at = tiles::place(i);
-    place[0][at] = (int8_t)h, place[1][at] = (int8_t)m, place[2][at] = (int8_t)l;
+    place[0][i] = (int8_t)h, place[1][i] = (int8_t)m, place[2][i] = (int8_t)l;
     low |= l;
   }
-  for (long d = 0; d < DIGITS; d++) out.corrections[d] = tiles::corrections(place[d], size);
+  for (long d = 0; d < DIGITS; d++) {
+    tiles::put_in_place(place[d]);
+    out.corrections[d] = tiles::corrections(place[d], size);
+  }
   memcpy(out.quads, place, sizeof place);
   out.has_low = low != 0;
   out.correction = -tiles::OFFSET * sum;

@@ -12,8 +12,7 @@ void project(const float* x, const float* fn, float* z, long T, long M, long K, 
   constexpr long TOKENS = 16, OUTPUTS = 4;
   const long tiles_t = (T + TOKENS - 1) / TOKENS, tiles_m = (M + OUTPUTS - 1) / OUTPUTS;
   std::vector<float> factor(T);
-#pragma omp parallel num_threads(threads) if (T * M * K > PARALLEL_WORK)
-  {
+  in_team(threads, T * M * K, [&] {
 #pragma omp for schedule(static) nowait
     for (long t = 0; t < T; t++) factor[t] = 1.0f / std::sqrt(dot(x + t * K, x + t * K, K) / (float)K + eps);
 #pragma omp for collapse(2) schedule(static)
@@ -29,7 +28,7 @@ void project(const float* x, const float* fn, float* z, long T, long M, long K, 
 #pragma omp for schedule(static)
     for (long t = 0; t < T; t++)
       for (long m = 0; m < M; m++) z[t * M + m] *= factor[t];
-  }
+  });
 }
 
 void normalise_rows(float* c, long N, float eps) {
@@ -85,30 +84,36 @@ API void dsv4_hyper_maps(const float* streams, const float* fn, const float* bas
   const long M = (2 + N) * N;
   std::vector<float> z(T * M);
   project(streams, fn, z.data(), T, M, N * D, norm_eps, threads);
-#pragma omp parallel for schedule(static) num_threads(threads) if (T * iterations * N * N > PARALLEL_WORK)
-  for (long t = 0; t < T; t++) {
-    const float* row = z.data() + t * M;
-    for (long n = 0; n < N; n++) {
-      pre[t * N + n] = sigmoid(row[n] * scale[0] + base[n]) + hc_eps;
-      post[t * N + n] = 2.0f * sigmoid(row[N + n] * scale[1] + base[N + n]);
+  in_team(threads, 16 * T * iterations * N * N, [&] {
+#pragma omp for schedule(static)
+    for (long t = 0; t < T; t++) {
+      const float* row = z.data() + t * M;
+      for (long n = 0; n < N; n++) {
+        pre[t * N + n] = sigmoid(row[n] * scale[0] + base[n]) + hc_eps;
+        post[t * N + n] = 2.0f * sigmoid(row[N + n] * scale[1] + base[N + n]);
+      }
+      float* c = comb + t * N * N;
+      for (long i = 0; i < N * N; i++) c[i] = row[2 * N + i] * scale[2] + base[2 * N + i];
+      sinkhorn(c, N, hc_eps, iterations);
     }
-    float* c = comb + t * N * N;
-    for (long i = 0; i < N * N; i++) c[i] = row[2 * N + i] * scale[2] + base[2 * N + i];
-    sinkhorn(c, N, hc_eps, iterations);
-  }
+  });
 }
 
 API void dsv4_hyper_collapse(const float* streams, const float* pre, float* y, long T, long N, long D, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads) if (T * N * D > PARALLEL_WORK)
-  for (long t = 0; t < T; t++) weighted(streams + t * N * D, pre + t * N, 1, nullptr, 0.0f, y + t * D, N, D);
+  in_team(threads, T * N * D, [&] {
+#pragma omp for schedule(static)
+    for (long t = 0; t < T; t++) weighted(streams + t * N * D, pre + t * N, 1, nullptr, 0.0f, y + t * D, N, D);
+  });
 }
 
 API void dsv4_hyper_mix(const float* streams, const float* y, const float* post, const float* comb, float* out, long T,
                         long N, long D, int threads) {
-#pragma omp parallel for collapse(2) schedule(static) num_threads(threads) if (T * N * N * D > PARALLEL_WORK)
-  for (long t = 0; t < T; t++)
-    for (long k = 0; k < N; k++)
-      weighted(streams + t * N * D, comb + t * N * N + k, N, y + t * D, post[t * N + k], out + (t * N + k) * D, N, D);
+  in_team(threads, T * N * N * D, [&] {
+#pragma omp for collapse(2) schedule(static)
+    for (long t = 0; t < T; t++)
+      for (long k = 0; k < N; k++)
+        weighted(streams + t * N * D, comb + t * N * N + k, N, y + t * D, post[t * N + k], out + (t * N + k) * D, N, D);
+  });
 }
 
 API void dsv4_hyper_head(const float* streams, const float* fn, const float* base, const float* scale, float* y, long T,

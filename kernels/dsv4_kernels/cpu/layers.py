@@ -33,71 +33,78 @@ FAILURES = (
 )
 
 
-def _fields(kind: Any, names: str) -> tuple[tuple[str, Any], ...]:
+def fields_of(kind: Any, names: str) -> tuple[tuple[str, Any], ...]:
+    """Fields of one type for a structure."""
     return tuple((name, kind) for name in names.split())
 
 
-class _Hyper(ctypes.Structure):
-    _fields_ = _fields(c_void_p, "fn base scale norm")
+class HyperFields(ctypes.Structure):
+    """`Hyper` of layer.h."""
+
+    _fields_ = fields_of(c_void_p, "fn base scale norm")
 
 
 class _Compressor(ctypes.Structure):
     _fields_ = (
-        *_fields(WeightPointer, "wkv wgate"),
-        *_fields(c_void_p, "ape norm"),
-        *_fields(c_int64, "ratio width rounds"),
+        *fields_of(WeightPointer, "wkv wgate"),
+        *fields_of(c_void_p, "ape norm"),
+        *fields_of(c_int64, "ratio width rounds"),
     )
 
 
 class _Layer(ctypes.Structure):
     _fields_ = (
-        *_fields(_Hyper, "attention feed"),
-        *_fields(WeightPointer, "wq_a wq_b wkv wo_a wo_b"),
-        *_fields(c_void_p, "q_norm kv_norm sink"),
-        *_fields(_Compressor, "main index"),
-        *_fields(WeightPointer, "index_query index_weights gate w1 w3 w2 shared1 shared3 shared2"),
-        *_fields(c_void_p, "bias fixed"),
-        *_fields(c_int64, "streams heads groups index_heads top_k num_chosen vocabulary iterations"),
-        *_fields(c_int64, "rounds_a rounds_b rounds_kv rounds_entry rounds_o"),
-        *_fields(c_int64, "rounds_index rounds_index_query rounds_index_weights"),
-        *_fields(c_int64, "rounds_experts rounds_shared rounds_shared_inner"),
-        *_fields(c_double, "norm_eps hc_eps scale index_scale expert_scale limit"),
+        *fields_of(HyperFields, "attention feed"),
+        *fields_of(WeightPointer, "wq_a wq_b wkv wo_a wo_b"),
+        *fields_of(c_void_p, "q_norm kv_norm sink"),
+        *fields_of(_Compressor, "main index"),
+        *fields_of(WeightPointer, "index_query index_weights gate w1 w3 w2 shared1 shared3 shared2"),
+        *fields_of(c_void_p, "bias fixed"),
+        *fields_of(c_int64, "streams heads groups index_heads top_k num_chosen vocabulary iterations"),
+        *fields_of(c_int64, "rounds_a rounds_b rounds_kv rounds_entry rounds_o"),
+        *fields_of(c_int64, "rounds_index rounds_index_query rounds_index_weights"),
+        *fields_of(c_int64, "rounds_experts rounds_shared rounds_shared_inner"),
+        *fields_of(c_double, "norm_eps hc_eps scale index_scale expert_scale limit"),
     )
 
 
 class _Ring(ctypes.Structure):
-    _fields_ = (*_fields(c_void_p, "values gates"), ("count", c_int64))
+    _fields_ = (*fields_of(c_void_p, "values gates"), ("count", c_int64))
 
 
 class _Memory(ctypes.Structure):
     _fields_ = (
-        *_fields(StoredRows, "window entries index_keys"),
-        *_fields(_Ring, "ring index_ring"),
+        *fields_of(StoredRows, "window entries index_keys"),
+        *fields_of(_Ring, "ring index_ring"),
         ("folded", c_void_p),
         ("num_states", c_int64),
     )
 
 
 class _Table(ctypes.Structure):
-    _fields_ = (("rows", c_void_p), *_fields(c_int64, "begin end count"))
+    _fields_ = (("rows", c_void_p), *fields_of(c_int64, "begin end count"))
 
 
 class _Step(ctypes.Structure):
     _fields_ = (
-        *_fields(c_void_p, "cos sin block_cos block_sin token_ids window_rows ring_tokens ring_rows phases entry_rows"),
-        *_fields(c_void_p, "source_tokens source_rows begins offsets sources ends raw_rows kept_tokens kept_rows"),
-        *_fields(c_void_p, "csa_rows first_entries num_visible hca_rows"),
+        *fields_of(
+            c_void_p, "cos sin block_cos block_sin token_ids window_rows ring_tokens ring_rows phases entry_rows"
+        ),
+        *fields_of(c_void_p, "source_tokens source_rows begins offsets sources ends raw_rows kept_tokens kept_rows"),
+        *fields_of(c_void_p, "csa_rows first_entries num_visible hca_rows"),
         ("tables", POINTER(_Table)),
-        *_fields(c_int64, "num_tokens rotated window num_ring num_blocks slots num_runs num_sources num_raw num_kept"),
-        *_fields(c_int64, "num_csa num_hca num_tables most_entries"),
+        *fields_of(
+            c_int64, "num_tokens rotated window num_ring num_blocks slots num_runs num_sources num_raw num_kept"
+        ),
+        *fields_of(c_int64, "num_csa num_hca num_tables most_entries"),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A structure, what its addresses point into, and what it says of the shape of streams [T, N, d]."""
+    """A structure or several, what its addresses point into, and what it says of the shape of streams [T, N, d]."""
 
-    fields: ctypes.Structure
+    fields: ctypes.Structure | ctypes.Array[c_void_p]
     held: tuple[object, ...]
     shape: tuple[int, ...] = ()
 
@@ -106,7 +113,7 @@ class CpuLayers:
     """Runs whole layers. Threads: as many as torch uses in the calling thread."""
 
     def __init__(self, twins: CpuOps) -> None:
-        self._twins = twins
+        self.twins = twins
 
     def layer(self, stage: LayerStage) -> Described:
         """Describe a layer's weights. Raises: ShapeError if they do not go together."""
@@ -133,7 +140,7 @@ class CpuLayers:
         if streams.dtype is not torch.float32 or not streams.is_contiguous() or streams.shape != shape:
             raise ShapeError(f"streams are {streams.dtype} {list(streams.shape)} but must be float32 {list(shape)}.")
         out = torch.empty_like(streams)
-        failed = self._twins.library.dsv4_layer(
+        failed = self.twins.library.dsv4_layer(
             ctypes.byref(layer.fields),
             ctypes.byref(memory.fields),
             ctypes.byref(step.fields),
@@ -146,13 +153,14 @@ class CpuLayers:
         return out
 
 
-def _pointer(weight: LinearWeight) -> Any:
+def weight_pointer(weight: LinearWeight) -> Any:
+    """The descriptor of a weight as a field takes it."""
     return pointer(descriptors.of_linear(weight))
 
 
-def _hyper(spec: EnterSpec) -> _Hyper:
+def _hyper(spec: EnterSpec) -> HyperFields:
     addresses, _ = parts.entry_addresses(spec)
-    return _Hyper(*addresses)
+    return HyperFields(*addresses)
 
 
 def _compressor(stage: CompressorStage | None, width: int) -> _Compressor:
@@ -163,7 +171,7 @@ def _compressor(stage: CompressorStage | None, width: int) -> _Compressor:
     fits = inputs.wgate.shape == (rows, columns) and columns == width and rows % norm.shape[0] == 0
     require(fits and inputs.ape.shape[1] == rows, f"a compressor of {list(inputs.wkv.shape)} does not fit its layer.")
     return _Compressor(
-        *(_pointer(inputs.wkv), _pointer(inputs.wgate), _reals(inputs.ape), _reals(norm)),
+        *(weight_pointer(inputs.wkv), weight_pointer(inputs.wgate), reals(inputs.ape), reals(norm)),
         *(inputs.ape.shape[0], norm.shape[0], inputs.rounds),
     )
 
@@ -184,17 +192,17 @@ def _layer(stage: LayerStage) -> Described:
     fields = _Layer(
         attention=_hyper(stage.enter_attention),
         feed=_hyper(stage.enter_experts),
-        wq_a=_pointer(query.wq_a),
-        wq_b=_pointer(query.wq_b),
-        wkv=_pointer(keys.wkv),
-        wo_a=_pointer(output.wo_a),
-        wo_b=_pointer(output.wo_b),
-        q_norm=_reals(query.norm),
-        kv_norm=_reals(keys.norm),
-        sink=_reals(stage.sink, query.num_heads),
+        wq_a=weight_pointer(query.wq_a),
+        wq_b=weight_pointer(query.wq_b),
+        wkv=weight_pointer(keys.wkv),
+        wo_a=weight_pointer(output.wo_a),
+        wo_b=weight_pointer(output.wo_b),
+        q_norm=reals(query.norm),
+        kv_norm=reals(keys.norm),
+        sink=reals(stage.sink, query.num_heads),
         main=_compressor(stage.compressor, width),
-        gate=_pointer(experts.gate),
-        bias=None if experts.bias is None else _reals(experts.bias),
+        gate=weight_pointer(experts.gate),
+        bias=None if experts.bias is None else reals(experts.bias),
         fixed=None if stage.fixed_ids is None else stage.fixed_ids.data_ptr(),
         streams=stage.enter_attention.fn.shape[1] // width,
         heads=query.num_heads,
@@ -219,7 +227,7 @@ def _layer(stage: LayerStage) -> Described:
     for name, weight in zip(("w1", "w3", "w2"), routed, strict=True):
         setattr(fields, name, pointer(weight))
     for name, part in zip(("shared1", "shared3", "shared2"), experts.shared, strict=True):
-        setattr(fields, name, _pointer(part))
+        setattr(fields, name, weight_pointer(part))
     _add_index(fields, stage.index, width)
     return Described(fields, (stage,), (fields.streams, width))
 
@@ -230,7 +238,7 @@ def _add_index(fields: _Layer, index: IndexStage | None, width: int) -> None:
         return
     rows, wanted = list(index.wq_b.shape), index.num_heads * index.compressor.norm.shape[0]
     require(rows[0] == wanted, f"wq_b of the indexer is {rows} but must have {wanted} rows.")
-    fields.index_query, fields.index_weights = _pointer(index.wq_b), _pointer(index.weights_proj)
+    fields.index_query, fields.index_weights = weight_pointer(index.wq_b), weight_pointer(index.weights_proj)
     fields.index_heads, fields.top_k, fields.index_scale = index.num_heads, index.num_chosen, index.scale
     fields.rounds_index, fields.rounds_index_query = index.is_rounded, index.rounds_query
     fields.rounds_index_weights = index.rounds_weights
@@ -244,7 +252,7 @@ def _memory(held: LayerMemory, stage: LayerStage) -> Described:
         fields.entries = _rows("entries", held.entries, compressor.norm.shape[0])
         fields.ring = _ring(held.ring or held.fold, wide)
         if held.fold is not None:
-            fields.folded, fields.num_states = _reals(held.fold.states, -1, 3, wide), held.fold.states.shape[0]
+            fields.folded, fields.num_states = reals(held.fold.states, -1, 3, wide), held.fold.states.shape[0]
     if index is not None:
         fields.index_keys = _rows("index keys", held.index_keys, index.compressor.norm.shape[0])
         fields.index_ring = _ring(held.index_ring, index.compressor.inputs.wkv.shape[0])
@@ -258,7 +266,7 @@ def _rows(what: str, cache: CacheRows | None, width: int) -> StoredRows:
 def _ring(ring: Ring | Fold | None, width: int) -> _Ring:
     if ring is None:
         return _Ring()
-    return _Ring(_reals(ring.values, -1, width), _reals(ring.gates, -1, width), ring.values.shape[0])
+    return _Ring(reals(ring.values, -1, width), reals(ring.gates, -1, width), ring.values.shape[0])
 
 
 def _tokens(inputs: StepInputs) -> Described:
@@ -282,7 +290,7 @@ def _step(step: LayerStep, tokens: Described) -> Described:
     count, half = step.cos.shape
     if count != fields.num_tokens:
         raise ShapeError(f"{[count, half]} angles do not go with {fields.num_tokens} tokens.")
-    fields.cos, fields.sin, fields.rotated = _reals(step.cos), _reals(step.sin), 2 * half
+    fields.cos, fields.sin, fields.rotated = reals(step.cos), reals(step.sin), 2 * half
     if blocks is not None:
         _add_blocks(fields, blocks, ids)
         _add_block_angles(fields, step)
@@ -308,7 +316,7 @@ def _add_block_angles(fields: _Step, step: LayerStep) -> None:
         return
     if cos is None or sin is None or 2 * cos.shape[1] != fields.rotated or cos.shape[0] != fields.num_blocks:
         raise ShapeError(f"{cos if cos is None else list(cos.shape)} angles do not go with {fields.num_blocks} blocks.")
-    fields.block_cos, fields.block_sin = _reals(cos), _reals(sin)
+    fields.block_cos, fields.block_sin = reals(cos), reals(sin)
 
 
 def _add_pools(fields: _Step, blocks: PoolInputs, ids: _Ids) -> None:
@@ -360,7 +368,7 @@ class _Ids:
         return x.data_ptr()
 
 
-def _reals(x: Tensor | None, *shape: int) -> int | None:
+def reals(x: Tensor | None, *shape: int) -> int | None:
     """The address of float32 numbers. Rule: -1 in the wanted shape is any size. Raises: ShapeError."""
     if x is None:
         return None

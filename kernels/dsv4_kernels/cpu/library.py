@@ -31,6 +31,8 @@ SIGNATURES = {
     "dsv4_compress_inputs": "pppp p pp ll i i",
     "dsv4_feed_forward": "pppp pppppp p ll ff iii i",
     "dsv4_layer": "ppp p p i",
+    "dsv4_backbone": "ppp p i",
+    "dsv4_head": "pp p l i",
     "dsv4_compress_fold": "ppppppp p ll i",
     "dsv4_pack_rows": "p p lllll i",
     "dsv4_index_select": "ppppp p lllll i",
@@ -48,6 +50,7 @@ WITH_STATUS = (
     "dsv4_index_select",
     "dsv4_sparse_attention",
     "dsv4_layer",
+    "dsv4_backbone",
 )
 
 

@@ -9,8 +9,7 @@ API void dsv4_linear(const float* x, const Weight* w, float* y, long T, long G, 
   const long N = w->rows / G, K = w->columns;
   Inputs inputs(*w, N % packed::TILE == 0 || G == 1 ? trip : rounding::NO_TRIP, T * G);
   const long rows = (T + TILE_ROWS - 1) / TILE_ROWS, columns = (N + TILE_COLUMNS - 1) / TILE_COLUMNS;
-#pragma omp parallel num_threads(threads) if (T * G * N * K > lanes::PARALLEL_WORK)
-  {
+  lanes::in_team(threads, T * G * N * K, [&] {
     std::vector<float> room;
     long numbers[TILE_ROWS];
     if (inputs.is_prepared()) {
@@ -27,5 +26,5 @@ API void dsv4_linear(const float* x, const Weight* w, float* y, long T, long G, 
           inputs.multiply(x, numbers, count, *w, 0, g * N + n, std::min(TILE_COLUMNS, N - n), room,
                           [&](long m, long i, float v) { out[m * G * N + i] = v; });
         }
-  }
+  });
 }

@@ -9,7 +9,7 @@ float score(float logit) {
 }
 
 constexpr long TILE_ROWS = packed::MOST_ROWS, TILE_COLUMNS = 32;
-constexpr long ROUTE_WORK = 4096;  // scores: an exponential and a logarithm each
+constexpr long FEW_TOKENS = 8, RUNS = 4;
 
 struct Task {
   long expert, first_slot, num_slots, first_column;
@@ -41,6 +41,12 @@ std::vector<Task> tasks_of(const Order& order, long E, long columns) {
   return tasks;
 }
 
+// Tasks that a thread takes at once. With few tokens they are alike and wait for memory, which is read fastest in long
+// runs; with more of them those of a popular expert take longer.
+long chunk_of(long num_tasks, long T, int threads) {
+  return T > FEW_TOKENS ? 4 : std::max(4L, num_tasks / (RUNS * threads));
+}
+
 // f = silu(min(a, limit)) * clip(b, +-limit) * weight
 f16 gate(f16 a, f16 b, float limit, float weight) {
   const f16 high = splat(limit);
@@ -55,8 +61,7 @@ API int dsv4_route(const float* logits, const float* bias, const int64_t* fixed,
                    long E, long K, float scale, int threads) {
   for (long i = 0; fixed && i < T * K; i++)
     if (fixed[i] < 0 || fixed[i] >= E) return 1;
-#pragma omp parallel num_threads(threads) if (T * E > ROUTE_WORK)
-  {
+  in_team(threads, 16 * T * E, [&] {
     std::vector<float> scores(E);
     std::vector<int64_t> order(E);
     auto rank = [&](int64_t e) { return bias ? scores[e] + bias[e] : scores[e]; };
@@ -70,7 +75,7 @@ API int dsv4_route(const float* logits, const float* bias, const int64_t* fixed,
       for (long k = 0; k < K; k++) total += weights[t * K + k] = scores[ids[t * K + k]];
       for (long k = 0; k < K; k++) weights[t * K + k] = weights[t * K + k] / (total + 1e-20f) * scale;
     }
-  }
+  });
   return 0;
 }
 
@@ -86,13 +91,12 @@ API int dsv4_moe(const float* x, const Weight* w1, const Weight* w3, const Weigh
   const std::vector<Task> wide = tasks_of(order, E, I), narrow = tasks_of(order, E, D);
   const long num_slots = (long)order.slots.size(), num_wide = (long)wide.size(), num_narrow = (long)narrow.size();
   Inputs inputs(*w1, outer, T), entering(*w2, inner, T * K);
-#pragma omp parallel num_threads(threads) if (num_slots * D * I > PARALLEL_WORK)
-  {
+  in_team(threads, 3 * num_slots * D * I, [&] {
     long tokens[TILE_ROWS];
     std::vector<float> room;
 #pragma omp for schedule(static)
     for (long t = 0; t < T; t++) inputs.put(t, x + t * D);
-#pragma omp for schedule(dynamic, 4)
+#pragma omp for schedule(dynamic, chunk_of(num_wide, T, threads))
     for (long i = 0; i < num_wide; i++) {
       const Task& task = wide[i];
       const long* slot = order.slots.data() + task.first_slot;
@@ -117,7 +121,7 @@ API int dsv4_moe(const float* x, const Weight* w1, const Weight* w3, const Weigh
         entering.put(order.slots[i], row);
       }
     }
-#pragma omp for schedule(dynamic, 4)
+#pragma omp for schedule(dynamic, chunk_of(num_narrow, T, threads))
     for (long i = 0; i < num_narrow; i++) {
       const Task& task = narrow[i];
       const long* slot = order.slots.data() + task.first_slot;
@@ -132,6 +136,6 @@ API int dsv4_moe(const float* x, const Weight* w1, const Weight* w3, const Weigh
         if (ids[t * K + k] >= 0)
           for (long d = 0; d < D; d++) y[t * D + d] += slots[(t * K + k) * D + d];
     }
-  }
+  });
   return 0;
 }

@@ -20,6 +20,7 @@ using namespace lanes;
 enum Format { FP32, BF16, FP8, MXFP4, NVFP4 };
 constexpr long LINE = 64, FP8_BLOCK = 128, TILE = 8, QUAD = 4;
 constexpr long MOST_COLUMNS = 64, MOST_ROWS = 64;  // of one call of products()
+constexpr long AHEAD = 12288;  // bytes from what is multiplied to what memory is asked for
 constexpr int16_t FP8_MASK = (int16_t)0x87F0;  // of a code as bfloat16 times 2^-120: sign, exponent, mantissa
 
 }  // namespace packed
@@ -32,6 +33,13 @@ struct Weight {  // laid out as _Weight in table.py; several matrices of one sha
 };
 
 namespace packed {
+
+// Into the second cache: more lines can be on their way there than to the first, which is better for weights that take
+// some work to decode.
+INLINE void fetch(const uint8_t* p) { __builtin_prefetch(p, 0, 2); }
+
+// Where memory is asked for while a tile of `size` bytes is multiplied: a later one, by whole tiles.
+static inline const uint8_t* later(const uint8_t* tile, long size) { return tile + std::max(1L, AHEAD / size) * size; }
 
 static inline long padded(long columns, long to) { return (columns + to - 1) / to * to; }
 
@@ -49,6 +57,7 @@ INLINE f8 halves(const uint8_t* p, bool is_high) {  // eight pairs of bfloat16: 
 struct Bf16Row {
   static constexpr long COLUMNS = 32;
   const uint8_t* codes;
+  static void fetch(const uint8_t* p) { __builtin_prefetch(p); }
   __attribute__((always_inline)) void load(long line, f8* out) const {
     for (int i = 0; i < 4; i++) out[i] = halves(codes + line * QUAD * LINE + i / 2 * 32, i & 1);
   }
@@ -59,6 +68,7 @@ struct Fp8Row {
   static constexpr long COLUMNS = 64;
   const uint8_t* codes;
   const uint8_t* scales;
+  static void fetch(const uint8_t* p) { packed::fetch(p); }
   __attribute__((always_inline)) void load(long line, f8* out) const {
     typedef int16_t i16x __attribute__((vector_size(32)));
     constexpr i16x LOW = {0, 16, 1, 17, 2, 18, 3, 19, 8, 24, 9, 25, 10, 26, 11, 27};
@@ -168,9 +178,9 @@ __attribute__((noinline)) static void dots(const float* const* a, const Row* b, 
   const Row row[N] = {b[I]...};
   const float* x[M];
   for (int m = 0; m < M; m++) x[m] = a[m];
-  const uint8_t* ahead = row[0].codes + K / Row::COLUMNS * QUAD * LINE;  // the tile that comes next
+  const uint8_t* ahead = later(row[0].codes, K / Row::COLUMNS * QUAD * LINE);
   for (long line = 0; line < K / Row::COLUMNS; line++) {
-    for (long n = 0; n < N; n++) __builtin_prefetch(ahead + (line * QUAD + n) * LINE);
+    for (long n = 0; n < N; n++) Row::fetch(ahead + (line * QUAD + n) * LINE);
     (add_line<M>(x, row[I], line, low[I], high[I], std::make_integer_sequence<int, M>()), ...);
   }
   for (int n = 0; n < N; n++)
@@ -185,20 +195,32 @@ static inline void few_columns(const float* const* a, const Row* b, long n, long
     for (int c = 0; c < N; c++) put(m, n + c, out[m * N + c]);
 }
 
-// M is 1 or 2.
-template <int M, class Row, class Put>
-static inline void few_rows(const float* const* a, const Row* b, long N, long K, Put put) {
 #if defined(__AVX512F__)
-  constexpr int COLUMNS = QUAD;
+constexpr long FEW_ROWS = 4, ACCUMULATORS = 16;  // of eight lanes, in 32 registers
 #else
-  constexpr int COLUMNS = QUAD / M;  // accumulators in 16 registers
+constexpr long FEW_ROWS = 2, ACCUMULATORS = 8;  // in 16 registers
 #endif
+
+template <int M, class Row, class Put>
+static inline void few_columns(const float* const* a, const Row* b, long N, long K, Put put) {
+  constexpr int COLUMNS = std::min(QUAD, std::max(1L, ACCUMULATORS / (2 * M)));
   long n = 0;
   for (; n + COLUMNS <= N; n += COLUMNS) few_columns<M, COLUMNS>(a, b, n, K, put);
   for (; n < N; n++) few_columns<M, 1>(a, b, n, K, put);
 }
 
-constexpr long FEW_ROWS = 2;
+// M is 1 to FEW_ROWS: the weights are decoded in registers for all of them.
+template <class Row, class Put, int... I>
+static inline void few_rows(const float* const* a, long M, const Row* b, long N, long K, Put put,
+                            std::integer_sequence<int, I...>) {
+  ((M == I + 1 ? few_columns<I + 1>(a, b, N, K, put) : void()), ...);
+}
+
+template <class Row, class Put>
+static inline void few_rows(const float* const* a, long M, const Row* b, long N, long K, Put put) {
+  few_rows(a, M, b, N, K, put, std::make_integer_sequence<int, FEW_ROWS>());
+}
+
 constexpr long SLAB = 512;  // columns of FP4 that are summed in one chain; longer chains lose a digit
 
 // As panel(), the columns in slabs whose sums are added in order.
@@ -251,7 +273,7 @@ static inline void products(const float* const* a, long M, const Weight& w, long
   if (M <= FEW_ROWS && K % Bf16Row::COLUMNS == 0 && w.format == BF16) {
     Bf16Row rows[MOST_COLUMNS];
     for (long n = 0; n < N; n++) rows[n] = bf16_row(w, e, first + n);
-    return M == 1 ? few_rows<1>(a, rows, N, K, put) : few_rows<2>(a, rows, N, K, put);
+    return few_rows(a, M, rows, N, K, put);
   }
   if (w.format == FP8 && first / FP8_BLOCK == (first + N - 1) / FP8_BLOCK) {
     Fp8Row rows[MOST_COLUMNS];
@@ -259,7 +281,7 @@ static inline void products(const float* const* a, long M, const Weight& w, long
     const float* scaled[FEW_ROWS];
     const long length = padded(K, LINE);
     if (M <= FEW_ROWS && scale_rows(a, M, rows[0].scales, K, room, scaled))
-      return M == 1 ? few_rows<1>(scaled, rows, N, length, put) : few_rows<2>(scaled, rows, N, length, put);
+      return few_rows(scaled, M, rows, N, length, put);
   }
   const long step = stride(w);
   if ((long)room.size() < BLOCK_COLUMNS * step) room.resize(BLOCK_COLUMNS * step);

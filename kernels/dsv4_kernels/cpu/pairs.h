@@ -101,8 +101,8 @@ INLINE f16 add(f16 sum, __m512i a, __m512i b) {
   return (f16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
 }
 
-// M x N dot products with rows of one tile. WEIGHTS(line, n, first, second) gives pairs of row n; `ahead` is the tile
-// that comes next.
+// M x N dot products with rows of one tile. WEIGHTS(line, n, first, second) gives pairs of row n; `ahead` is a later
+// tile.
 template <int M, int N, class Weights>
 INLINE void dots(const float* x, long count, long lines, const Weights& weights, const uint8_t* ahead, float* out) {
   f16 sums[M][N] = {};
@@ -110,7 +110,7 @@ INLINE void dots(const float* x, long count, long lines, const Weights& weights,
     __m512i first[N], second[N];
     for (int n = 0; n < N; n++) {
       weights(line, n, first[n], second[n]);
-      __builtin_prefetch(ahead + (line * packed::QUAD + n) * packed::LINE);
+      packed::fetch(ahead + (line * packed::QUAD + n) * packed::LINE);
     }
     for (int m = 0; m < M; m++) {
       const __m512i a = vector(x + m * count);
@@ -137,7 +137,7 @@ template <int N, class Put>
 static inline void tile(const packed::Fp8Row* rows, long M, long length, const float* x, float* kept, Put put) {
   const Decoder decoder;
   const long lines = length / packed::LINE, count = length / 2;
-  const uint8_t* ahead = rows[0].codes + lines * packed::QUAD * packed::LINE;
+  const uint8_t* ahead = packed::later(rows[0].codes, lines * packed::QUAD * packed::LINE);
   float out[FUSED_ROWS * N];
   const auto decoded = [&](long line, int n, __m512i& first, __m512i& second) {
     decoder.pairs(rows[n].codes + line * packed::QUAD * packed::LINE, first, second);

@@ -1,10 +1,11 @@
 // plan_step: the integers that a step's tensors hold, from its rows and their page table, in one call.
 // The readable form is dsv4_backend/runner/inputs.py, which computes the same numbers with numpy.
+#include "plan.h"
 #include <algorithm>
-#include <cstdint>
 #include <vector>
 
 namespace {
+using namespace plan;
 using Ids = std::vector<int64_t>;
 
 // `PlanShape` of plan.py. pages [lines, line_pages]; window is the tokens that are seen, …_ring the rows of a ring.
@@ -12,22 +13,6 @@ struct Shape {
   const int64_t* pages;
   int64_t line_pages, rows, tokens, page_tokens;
   int64_t window, window_ring, csa_ratio, csa_ring, hca_ratio, drafts;
-};
-
-// What the caller gives of each row; positions [starts, ends) are computed, [0, written) were written before.
-struct Given {
-  const int64_t *lines, *states, *starts, *written, *ends;
-
-  const int64_t* pages_of(const Shape& s, int64_t row) const { return s.pages + lines[row] * s.line_pages; }
-};
-
-// The order of SECTIONS in plan.py.
-enum Section {
-  POSITIONS, WINDOW_ROWS, RING_TOKENS, RING_ROWS,
-  CSA_PHASES, CSA_POSITIONS, CSA_ENTRY_ROWS, CSA_SOURCE_TOKENS, CSA_SOURCE_ROWS, CSA_RING_TOKENS, CSA_RING_ROWS,
-  CSA_ROWS, FIRST_ENTRIES, NUM_VISIBLE,
-  HCA_PHASES, HCA_POSITIONS, HCA_ENTRY_ROWS, BEGINS, OFFSETS, SOURCES, ENDS, RAW_ROWS, HCA_RING_TOKENS, HCA_RING_ROWS,
-  HCA_ROWS, COUNT
 };
 
 thread_local Ids sections[COUNT];  // kept between calls: a step allocates nothing once they have grown
@@ -44,11 +29,13 @@ struct Plan {
     for (int64_t row = 0; row < s.rows; row++) firsts.push_back(firsts.back() + g.ends[row] - g.starts[row]);
   }
 
+  const int64_t* pages_of(int64_t row) const { return s.pages + g.lines[row] * s.line_pages; }
+
   int64_t shift(int64_t row) const { return g.starts[row] - firsts[row]; }
 
   int64_t entry_row(int64_t row, int64_t entry, int64_t ratio) const {
     const int64_t per_page = s.page_tokens / ratio;
-    return g.pages_of(s, row)[entry / per_page] * per_page + entry % per_page;
+    return pages_of(row)[entry / per_page] * per_page + entry % per_page;
   }
 
   // Calls f(row, token, position) for every token of the step.
@@ -112,7 +99,7 @@ struct Plan {
     Ids bounds{0};
     for (int64_t row = 0; row < s.rows; row++) {
       const int64_t count = g.ends[row] / ratio, per_page = s.page_tokens / ratio;
-      const int64_t* pages = g.pages_of(s, row);
+      const int64_t* pages = pages_of(row);
       Ids& out = sections[CSA_ROWS];
       for (int64_t entry = 0; entry < count; entry += per_page)
         for (int64_t i = 0; i < std::min(per_page, count - entry); i++)
@@ -176,7 +163,7 @@ struct Plan {
 // given: lines, states, starts, written and ends, each [rows]; sizes [COUNT].
 EXPORT void dsv4_plan_step(const void* shape, const int64_t* given, int64_t* sizes) {
   const Shape& s = *static_cast<const Shape*>(shape);
-  const Given g{given, given + s.rows, given + 2 * s.rows, given + 3 * s.rows, given + 4 * s.rows};
+  const Given g(given, s.rows);
   for (Ids& section : sections) section.clear();
   const Plan plan(s, g);
   plan.window();

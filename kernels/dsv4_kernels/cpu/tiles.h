@@ -12,18 +12,31 @@ namespace tiles {
 using namespace packed;
 
 constexpr int32_t OFFSET = 12;
-constexpr long AHEAD = 2048;  // bytes: where memory is asked for what comes later
 
 static inline long group_size(const Weight& w) { return w.format == MXFP4 ? 32 : 16; }
 
 // Where the integer of column i of a group stands among bytes of which every four are even or odd columns of eight.
 static inline long place(long i) { return i / 8 * 8 + (i & 1) * 4 + i % 8 / 2; }
 
+// Moves the bytes of up to 32 columns from their order to their places.
+static inline void put_in_place(int8_t* at) {
+  typedef int8_t Bytes __attribute__((vector_size(32)));
+  Bytes v;
+  memcpy(&v, at, sizeof v);
+  v = __builtin_shuffle(v, Bytes{0,  2,  4,  6,  1,  3,  5,  7,  8,  10, 12, 14, 9,  11, 13, 15,
+                                 16, 18, 20, 22, 17, 19, 21, 23, 24, 26, 28, 30, 25, 27, 29, 31});
+  memcpy(at, &v, sizeof v);
+}
+
 // Two 16-bit numbers: -12 times the sum of the integers in the first and in the last two bytes of each four.
-static inline int32_t corrections(const int8_t* at, long size) {
+static inline int32_t corrections([[maybe_unused]] const int8_t* at, [[maybe_unused]] long size) {
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__) && defined(__AVX512BW__)
+  return 0;  // nobody asks: 32-bit sums need none
+#else
   int32_t first = 0, last = 0;
   for (long i = 0; i < size; i++) (i & 2 ? last : first) += at[i];
   return (int32_t)((uint32_t)(-OFFSET * first) & 0xFFFFu) | (int32_t)((uint32_t)(-OFFSET * last) << 16);
+#endif
 }
 
 #if defined(__AVX2__)
@@ -107,13 +120,14 @@ INLINE void slab(const Weight& w, long e, const uint8_t* codes, const uint8_t* s
   constexpr long TILES = sizeof(F) / sizeof(f8);
   const long next = w.columns * TILE / 2, next_scales = w.columns / (QUADS * 4) * TILE;
   F kept[M] = {};
+  const long over = TILES > 1 ? AHEAD / next * next : 0, within = AHEAD - AHEAD / next * next;  // other pairs of tiles
   for (long g = begin; g < end; g++) {
     const uint8_t* from = codes + g * QUADS * 16;
     typename Integers<F>::Type v[QUADS];
     for (int i = 0; i < QUADS; i += 2) weights_of(from + i / 2 * 32, next, v[i], v[i + 1]);
-    const uint8_t* ahead = from + AHEAD + (TILES > 1 && g * QUADS * 16 + AHEAD >= next ? next : 0);  // over the second tile
+    const uint8_t* ahead = from + AHEAD + over + (TILES > 1 && g * QUADS * 16 + within >= next ? next : 0);
     for (long tile = 0; tile < TILES; tile++)
-      for (long line = 0; line < QUADS * 16; line += 64) __builtin_prefetch(ahead + tile * next + line);
+      for (long line = 0; line < QUADS * 16; line += 64) fetch(ahead + tile * next + line);
     F scale;
     scales_of(w, e, scales + g * TILE, next_scales, scale);
     for (int m = 0; m < M; m++) {
