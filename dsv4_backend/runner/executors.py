@@ -24,7 +24,6 @@ from dsv4_backend.runner.messages import Failed, Progress, Ready, Refused
 Progressed = Callable[[int, int], None]
 STOP_S = 5.0
 PROGRESS_EVERY_S = 2.0
-SPINS = "100000"  # about a millisecond: a thread stays awake between the parts of a step, and sleeps when there is none
 _log = logging.getLogger(__name__)
 
 
@@ -175,7 +174,7 @@ def _child_environment(config: ServingConfig) -> dict[str, str]:
     """Our environment, our import path (Triton's stub may have extended it), and the thread count."""
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    environment.setdefault("GOMP_SPINCOUNT", SPINS)
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"  # spinning threads would take the cores that others need to go on
     if config.num_threads:
         environment["OMP_NUM_THREADS"] = str(config.num_threads)
     return environment
