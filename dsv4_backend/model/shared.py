@@ -26,13 +26,16 @@ class SharedSteps:
         ropes = tuple(dict.fromkeys(rope for _, rope in roles))
         self._roles = tuple((kind, ropes.index(rope)) for kind, rope in roles)
         self._role_of = tuple(roles.index((spec.kind, spec.rope)) for spec in layers)
-        self.kinds = tuple(spec.kind.value for spec in layers)
-        self.ropes = tuple(ropes.index(spec.rope) for spec in layers)
         angles = torch.stack([frequencies(rope, config.rope_dim)[None] for rope in ropes])
         self.frequencies = placement.tensor(angles)  # [F, 1, R/2]
         self._no_blocks = rotations(self.frequencies, placement.tensor(torch.zeros(0)))[0]
         self._select = TopEntries(ops, config.index_topk)
         self._compiled = layers_of(ops)
+
+    @property
+    def of_layers(self) -> list[tuple[LayerKind, int]]:
+        """The kind of each layer and its line of `frequencies`."""
+        return [self._roles[role] for role in self._role_of]
 
     def __call__(
         self, inputs: StepInputs, cache: StepCache, selector: EntrySelector | None = None

@@ -111,8 +111,8 @@ class Transformer:
         head, weights = self.weights.hc_head, self.weights
         ratios = [spec.ratio for spec in self.config.layers if spec.kind is LayerKind.CSA]
         stage = BackboneStage(
-            kinds=self.steps.kinds,
-            ropes=self.steps.ropes,
+            kinds=tuple(kind.value for kind, _ in self.steps.of_layers),
+            ropes=tuple(rope for _, rope in self.steps.of_layers),
             frequencies=self.steps.frequencies.squeeze(1),
             embed=weights.embed,
             csa_ratio=ratios[0] if ratios else 0,

@@ -54,12 +54,19 @@ class PlannedStep:
             its [begin, end) of L.
     """
 
-    def __init__(self, shape: PlanShape, given: ctypes.Array[c_int64], sizes: ctypes.Array[c_int64]) -> None:
+    def __init__(
+        self,
+        shape: PlanShape,
+        given: ctypes.Array[c_int64],
+        sizes: ctypes.Array[c_int64],
+        token_ids: list[int],
+        logits: Logits,
+    ) -> None:
         """given: lines, states, starts, written and ends, each [rows]."""
         self._shape, self._given, self._sizes = shape, given, sizes
         self._flat = torch.empty(sum(sizes), dtype=torch.int64)
-        self.token_ids = self.logit_tokens = self._flat[:0]
-        self.logit_spans: tuple[tuple[int, int], ...] = ()
+        self.token_ids = torch.tensor(token_ids, dtype=torch.int64)
+        self.logit_tokens, self.logit_spans = torch.tensor(logits[0], dtype=torch.int64), logits[1]
 
     @property
     def address(self) -> int:
@@ -133,10 +140,8 @@ class StepPlanner:
             pages=pages.ctypes.data, line_pages=pages.shape[1], rows=len(rows[0]), tokens=len(token_ids), **self._fixed
         )
         self._twins.library.dsv4_plan_step(ctypes.byref(shape), ctypes.byref(given), ctypes.byref(sizes))
-        step = PlannedStep(shape, given, sizes)
+        step = PlannedStep(shape, given, sizes, token_ids, logits)
         self._twins.library.dsv4_take_step(step.address)
-        step.token_ids = torch.tensor(token_ids, dtype=torch.int64)
-        step.logit_tokens, step.logit_spans = torch.tensor(logits[0], dtype=torch.int64), logits[1]
         return step
 
 

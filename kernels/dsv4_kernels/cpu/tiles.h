@@ -11,6 +11,10 @@ namespace tiles {
 
 using namespace packed;
 
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__) && defined(__AVX512BW__)
+#define TWO_TILES
+#endif
+
 constexpr int32_t OFFSET = 12;
 
 static inline long group_size(const Weight& w) { return w.format == MXFP4 ? 32 : 16; }
@@ -30,7 +34,7 @@ static inline void put_in_place(int8_t* at) {
 
 // Two 16-bit numbers: -12 times the sum of the integers in the first and in the last two bytes of each four.
 static inline int32_t corrections([[maybe_unused]] const int8_t* at, [[maybe_unused]] long size) {
-#if defined(__AVX512VNNI__) && defined(__AVX512VL__) && defined(__AVX512BW__)
+#if defined(TWO_TILES)
   return 0;  // nobody asks: 32-bit sums need none
 #else
   int32_t first = 0, last = 0;
@@ -66,9 +70,7 @@ INLINE f8 scales_of(const Weight& w, long e, const uint8_t* scales) {
 
 INLINE void scales_of(const Weight& w, long e, const uint8_t* scales, long, f8& out) { out = scales_of(w, e, scales); }
 
-#if defined(__AVX512VNNI__) && defined(__AVX512VL__) && defined(__AVX512BW__)
-#define TWO_TILES
-
+#if defined(TWO_TILES)
 // The same columns of two tiles, `next` bytes apart, side by side.
 INLINE void weights_of(const uint8_t* codes, long next, i16& even, i16& odd) {
   const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
