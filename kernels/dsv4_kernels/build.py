@@ -28,7 +28,7 @@ ALL = "--all"
 # No contraction: a fused multiply-add stands only where the source says so, which keeps results batch-invariant.
 FLAGS = (
     "-O3",
-    "-fopenmp",
+    "-pthread",
     "-ffp-contract=off",
     "-fno-math-errno",
     "-std=c++17",
@@ -161,7 +161,7 @@ def _compile(compiler: str, level: Level, library: Path) -> None:
         if told.returncode:
             raise BuildError(
                 f"{compiler} exited with {told.returncode}.\ncommand: {' '.join(command)}\n{told.stderr.strip()}\n"
-                "The sources need GCC 10 or newer with OpenMP. Install it (Debian, Ubuntu: apt install g++)."
+                "The sources need GCC 10 or newer. Install it (Debian, Ubuntu: apt install g++)."
             )
         os.replace(temporary, library)
     except OSError as error:

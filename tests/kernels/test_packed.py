@@ -90,7 +90,7 @@ def test_columns_that_fill_no_block_are_kept(format: str, columns: int, cpu: OpT
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("tokens", [1, 2, 3, 6, 70])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 5, 8, 9, 70])
 @pytest.mark.parametrize(("rows", "columns"), [(130, 256), (13, 96), (260, 512), (7, 200)])
 @pytest.mark.parametrize("is_rounded", [False, True])
 def test_a_packed_weight_gives_the_bits_of_its_float32_matrix(

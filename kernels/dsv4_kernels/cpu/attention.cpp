@@ -3,8 +3,10 @@
 #include <atomic>
 #include <vector>
 #include "rows.h"
+#include "team.h"
 
 using namespace lanes;
+using namespace team;
 
 namespace {
 constexpr long HEAD_BLOCK = 6, ENTRY_TILE = 128, SCORE_BLOCK = 4, SCORE_WIDTH = 8 * SCORE_BLOCK;
@@ -194,8 +196,7 @@ API int dsv4_index_select(const float* query, const float* weights, const CacheR
     const long last = std::min(T, first + step);
     in_team(threads, (last - first) * C * H * D, [&] {
       std::vector<float> unpacked(D), columns(ENTRY_TILE * D);
-#pragma omp for schedule(dynamic, 1)
-      for (long i = 0; i < tiles; i++) {  // a tile is unpacked once for all tokens of this round
+      share_by(1, tiles, [&](long i) {  // a tile is unpacked once for all tokens of this round
         const long e = i * ENTRY_TILE, held = std::min(ENTRY_TILE, C - e);
         if (held < ENTRY_TILE) std::fill(columns.begin(), columns.end(), 0.0f);
         for (long j = 0; j < held; j++) {
@@ -208,16 +209,15 @@ API int dsv4_index_select(const float* query, const float* weights, const CacheR
             score_entries(query + t * H * D, weights + t * H, columns.data(), n, scores.data() + (t - first) * C + e, H,
                           D);
         }
-      }
-#pragma omp for schedule(dynamic, 1)
-      for (long t = first; t < last; t++) {
-        const long visible = num_visible[t];
+      });
+      share_by(1, last - first, [&](long i) {
+        const long t = first + i, visible = num_visible[t];
         if (visible > K) {
           keep_best(scores.data() + (t - first) * C, visible, K, out + t * K);
         } else {
           for (long k = 0; k < K; k++) out[t * K + k] = k < visible ? k : -1;
         }
-      }
+      });
     });
   }
   return 0;
@@ -232,16 +232,14 @@ API int dsv4_sparse_attention(const float* query, const CacheRows* ring, const C
   in_team(threads, T * H * D * (W + K), [&] {
     Scratch scratch;
     long gathered = -1;  // the token whose rows stand in scratch
-#pragma omp for collapse(2) schedule(static)
-    for (long t = 0; t < T; t++)
-      for (long b = 0; b < blocks; b++) {
-        if (gathered != t) {
-          gathered = t;
-          if (!gather(*ring, *fresh, window + t * W, W, entries, chosen + t * K, K, scratch.rows)) failed = 1;
-        }
-        const long h = b * HEAD_BLOCK;
-        attend(query + (t * H + h) * D, sink + h, out + (t * H + h) * D, std::min(HEAD_BLOCK, H - h), D, scale, scratch);
+    share(T * blocks, [&](long i) {
+      const long t = i / blocks, h = i % blocks * HEAD_BLOCK;
+      if (gathered != t) {
+        gathered = t;
+        if (!gather(*ring, *fresh, window + t * W, W, entries, chosen + t * K, K, scratch.rows)) failed = 1;
       }
+      attend(query + (t * H + h) * D, sink + h, out + (t * H + h) * D, std::min(HEAD_BLOCK, H - h), D, scale, scratch);
+    });
   });
   return failed;
 }

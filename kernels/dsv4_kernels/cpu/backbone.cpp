@@ -6,11 +6,11 @@
 #include "lanes.h"
 #include "layer.h"
 #include "plan.h"
+#include "products.h"
+#include "team.h"
 
 extern "C" {
-void dsv4_linear(const float*, const Weight*, float*, long, long, int, int);
 void dsv4_rms_norm(const float*, const float*, float*, long, long, float, int);
-void dsv4_input_round_trip(const float*, float*, long, long, int, int);
 void dsv4_hyper_head(const float*, const float*, const float*, const float*, float*, long, long, long, float, float, int);
 int dsv4_layer(const Layer*, const Memory*, const Step*, const float*, float*, int);
 }
@@ -36,7 +36,6 @@ struct Head {
 };
 
 namespace {
-using Floats = std::vector<float>;
 enum Kind { WINDOW, CSA, HCA, KINDS };
 constexpr int TOKEN_OUTSIDE = 1;  // as dsv4_layer says it
 
@@ -46,13 +45,11 @@ struct Angles {
   // Of n positions: the product is rounded as in training, cosine and sine once, from double.
   void compute(const int64_t* positions, long n, const float* frequencies, long half, int threads) {
     cos.resize(n * half), sin.resize(n * half);
-    lanes::in_team(threads, 64 * n * half, [&] {
-#pragma omp for schedule(static)
-      for (long i = 0; i < n; i++)
-        for (long j = 0; j < half; j++) {
-          const float angle = (float)positions[i] * frequencies[j];
-          cos[i * half + j] = (float)std::cos((double)angle), sin[i * half + j] = (float)std::sin((double)angle);
-        }
+    team::divide(threads, 64 * n * half, n, [&](long i) {
+      for (long j = 0; j < half; j++) {
+        const float angle = (float)positions[i] * frequencies[j];
+        cos[i * half + j] = (float)std::cos((double)angle), sin[i * half + j] = (float)std::sin((double)angle);
+      }
     });
   }
 };
@@ -167,7 +164,6 @@ API void dsv4_head(const Head* head, const float* streams, float* logits, long T
   dsv4_hyper_head(streams, hyper.fn, hyper.base, hyper.scale, joined.data(), T, N, D, (float)head->norm_eps,
                   (float)head->hc_eps, threads);
   dsv4_rms_norm(joined.data(), hyper.norm, normed.data(), T, D, (float)head->norm_eps, threads);
-  const int rounds = (int)head->rounds;
-  if (rounds) dsv4_input_round_trip(normed.data(), joined.data(), T, D, rounds, threads);
-  dsv4_linear(rounds ? joined.data() : normed.data(), head->weight, logits, T, 1, rounds, threads);
+  Rounded entering(normed.data(), T, D, threads);
+  multiply({entering.product(head->weight, logits, (int)head->rounds)}, T, threads);
 }

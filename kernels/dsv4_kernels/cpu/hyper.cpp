@@ -1,8 +1,10 @@
 // mHC: maps, collapse, mix, head.
 #include <vector>
 #include "lanes.h"
+#include "team.h"
 
 using namespace lanes;
+using namespace team;
 
 namespace {
 float sigmoid(float v) { return 1.0f / (1.0f + std::exp(-v)); }
@@ -12,22 +14,16 @@ void project(const float* x, const float* fn, float* z, long T, long M, long K, 
   constexpr long TOKENS = 16, OUTPUTS = 4;
   const long tiles_t = (T + TOKENS - 1) / TOKENS, tiles_m = (M + OUTPUTS - 1) / OUTPUTS;
   std::vector<float> factor(T);
-  in_team(threads, T * M * K, [&] {
-#pragma omp for schedule(static) nowait
-    for (long t = 0; t < T; t++) factor[t] = 1.0f / std::sqrt(dot(x + t * K, x + t * K, K) / (float)K + eps);
-#pragma omp for collapse(2) schedule(static)
-    for (long i = 0; i < tiles_t; i++)
-      for (long j = 0; j < tiles_m; j++) {
-        const float *a[TOKENS], *b[OUTPUTS];
-        const long t0 = i * TOKENS, m0 = j * OUTPUTS;
-        const long rows = T - t0 < TOKENS ? T - t0 : TOKENS, columns = M - m0 < OUTPUTS ? M - m0 : OUTPUTS;
-        for (long t = 0; t < rows; t++) a[t] = x + (t0 + t) * K;
-        for (long m = 0; m < columns; m++) b[m] = fn + (m0 + m) * K;
-        panel(a, rows, b, columns, K, [&](long t, long m, float v) { z[(t0 + t) * M + m0 + m] = v; });
-      }
-#pragma omp for schedule(static)
-    for (long t = 0; t < T; t++)
-      for (long m = 0; m < M; m++) z[t * M + m] *= factor[t];
+  in_team(threads, 4 * T * M * K, [&] {
+    share(T, [&](long t) { factor[t] = 1.0f / std::sqrt(dot(x + t * K, x + t * K, K) / (float)K + eps); });
+    share(tiles_t * tiles_m, [&](long i) {
+      const float *a[TOKENS], *b[OUTPUTS];
+      const long t0 = i / tiles_m * TOKENS, m0 = i % tiles_m * OUTPUTS;
+      const long rows = T - t0 < TOKENS ? T - t0 : TOKENS, columns = M - m0 < OUTPUTS ? M - m0 : OUTPUTS;
+      for (long t = 0; t < rows; t++) a[t] = x + (t0 + t) * K;
+      for (long m = 0; m < columns; m++) b[m] = fn + (m0 + m) * K;
+      panel(a, rows, b, columns, K, [&](long t, long m, float v) { z[(t0 + t) * M + m0 + m] = factor[t0 + t] * v; });
+    });
   });
 }
 
@@ -84,35 +80,29 @@ API void dsv4_hyper_maps(const float* streams, const float* fn, const float* bas
   const long M = (2 + N) * N;
   std::vector<float> z(T * M);
   project(streams, fn, z.data(), T, M, N * D, norm_eps, threads);
-  in_team(threads, 16 * T * iterations * N * N, [&] {
-#pragma omp for schedule(static)
-    for (long t = 0; t < T; t++) {
-      const float* row = z.data() + t * M;
-      for (long n = 0; n < N; n++) {
-        pre[t * N + n] = sigmoid(row[n] * scale[0] + base[n]) + hc_eps;
-        post[t * N + n] = 2.0f * sigmoid(row[N + n] * scale[1] + base[N + n]);
-      }
-      float* c = comb + t * N * N;
-      for (long i = 0; i < N * N; i++) c[i] = row[2 * N + i] * scale[2] + base[2 * N + i];
-      sinkhorn(c, N, hc_eps, iterations);
+  divide(threads, 16 * T * iterations * N * N, T, [&](long t) {
+    const float* row = z.data() + t * M;
+    for (long n = 0; n < N; n++) {
+      pre[t * N + n] = sigmoid(row[n] * scale[0] + base[n]) + hc_eps;
+      post[t * N + n] = 2.0f * sigmoid(row[N + n] * scale[1] + base[N + n]);
     }
+    float* c = comb + t * N * N;
+    for (long i = 0; i < N * N; i++) c[i] = row[2 * N + i] * scale[2] + base[2 * N + i];
+    sinkhorn(c, N, hc_eps, iterations);
   });
 }
 
 API void dsv4_hyper_collapse(const float* streams, const float* pre, float* y, long T, long N, long D, int threads) {
-  in_team(threads, T * N * D, [&] {
-#pragma omp for schedule(static)
-    for (long t = 0; t < T; t++) weighted(streams + t * N * D, pre + t * N, 1, nullptr, 0.0f, y + t * D, N, D);
+  divide(threads, T * N * D, T, [&](long t) {
+    weighted(streams + t * N * D, pre + t * N, 1, nullptr, 0.0f, y + t * D, N, D);
   });
 }
 
 API void dsv4_hyper_mix(const float* streams, const float* y, const float* post, const float* comb, float* out, long T,
                         long N, long D, int threads) {
-  in_team(threads, T * N * N * D, [&] {
-#pragma omp for collapse(2) schedule(static)
-    for (long t = 0; t < T; t++)
-      for (long k = 0; k < N; k++)
-        weighted(streams + t * N * D, comb + t * N * N + k, N, y + t * D, post[t * N + k], out + (t * N + k) * D, N, D);
+  divide(threads, T * N * N * D, T * N, [&](long i) {
+    const long t = i / N, k = i % N;
+    weighted(streams + t * N * D, comb + t * N * N + k, N, y + t * D, post[t * N + k], out + (t * N + k) * D, N, D);
   });
 }
 

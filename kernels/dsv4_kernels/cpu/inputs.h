@@ -2,7 +2,7 @@
 #pragma once
 #include "bytes.h"
 #include "digits.h"
-#include "pairs.h"
+#include "wide.h"
 
 class Inputs {
  public:
@@ -28,7 +28,7 @@ class Inputs {
   // [first, first + N) of matrix e through put(row, column - first, value); a split row wants a multiple of 8 as first.
   template <class Put>
   void multiply(const float* x, const long* numbers, long count, const Weight& w, long e, long first, long N,
-                std::vector<float>& room, Put put) const {
+                Floats& room, Put put) const {
     if (trip_ == rounding::FP8_TRIP) {
       const digits::Group* rows[packed::MOST_ROWS];
       point(digits_, numbers, count, rows);
@@ -40,6 +40,9 @@ class Inputs {
     } else if (!is_paired_ || !paired_.multiply(numbers, count, w, e, first, N, room, put)) {
       const float* rows[packed::MOST_ROWS];
       for (long r = 0; r < count; r++) rows[r] = x + numbers[r] * width_;
+#if defined(WIDE)
+      if (wide::multiply(rows, count, w, e, first, N, room, put)) return;
+#endif
       packed::products(rows, count, w, e, first, N, room, put);
     }
   }
@@ -48,7 +51,7 @@ class Inputs {
   static bool is_fp4(const Weight& w) { return w.format == packed::MXFP4 || w.format == packed::NVFP4; }
 
   template <class Group>
-  void point(const std::vector<Group>& split, const long* numbers, long count, const Group** rows) const {
+  void point(const Room<Group>& split, const long* numbers, long count, const Group** rows) const {
     for (long r = 0; r < count; r++) rows[r] = split.data() + numbers[r] * (width_ / size_);
   }
 
@@ -56,6 +59,6 @@ class Inputs {
   int trip_;
   bool is_paired_;
   pairs::Rows paired_;
-  std::vector<digits::Group> digits_;
-  std::vector<bytes::Group> bytes_;
+  Room<digits::Group> digits_;
+  Room<bytes::Group> bytes_;
 };

@@ -248,14 +248,4 @@ static inline void panel(const float* const* a, long M, const float* const* b, l
   }
 }
 
-constexpr long GRAIN = 1 << 19;  // multiply-adds of a thread that are worth waking it: about 20 microseconds
-
-// Calls f, whose "omp for" loops a team of threads shares if `work`, in multiply-adds, is worth waking it. Else f is called
-// as it is: a team of one would enter the kernel at each of its barriers.
-template <class F> static inline void in_team(int threads, long work, F f) {
-  if (threads < 2 || work / threads < GRAIN) return f();
-#pragma omp parallel num_threads(threads)
-  f();
-}
-
 }  // namespace lanes

@@ -2,13 +2,10 @@
 // composes of operators, bit for bit.
 #include "layer.h"
 #include <algorithm>
-#include <vector>
-#include "lanes.h"
+#include "sublayers.h"
 
 extern "C" {
-void dsv4_linear(const float*, const Weight*, float*, long, long, int, int);
 void dsv4_rms_norm(const float*, const float*, float*, long, long, float, int);
-void dsv4_input_round_trip(const float*, float*, long, long, int, int);
 void dsv4_fp4_round_trip(const float*, float*, long, long, long, int);
 void dsv4_hadamard(const float*, float*, long, long, float, int);
 void dsv4_pack_rows(const float*, uint8_t*, long, long, long, long, long, int);
@@ -18,14 +15,8 @@ void dsv4_compress_fold(const float*, const float*, float*, const int64_t*, cons
 void dsv4_enter(const float*, const float*, const float*, const float*, const float*, float*, float*, float*, long, long,
                 long, float, float, long, int);
 void dsv4_hyper_mix(const float*, const float*, const float*, const float*, float*, long, long, long, int);
-void dsv4_query(const float*, const Weight*, const float*, const Weight*, const float*, const float*, float*, float*,
-                long, long, long, float, int, int, int);
-void dsv4_keys(const float*, const Weight*, const float*, const float*, const float*, float*, long, long, float, int, int,
-               int);
 void dsv4_attention_output(const float*, const Weight*, const Weight*, const float*, const float*, float*, long, long,
                            long, long, int, int);
-int dsv4_compress_inputs(const float*, const Weight*, const Weight*, const float*, const int64_t*, float*, float*, long,
-                         long, int, int);
 int dsv4_feed_forward(const float*, const Weight*, const float*, const int64_t*, const Weight*, const Weight*,
                       const Weight*, const Weight*, const Weight*, const Weight*, float*, long, long, float, float, int,
                       int, int, int);
@@ -36,35 +27,12 @@ int dsv4_sparse_attention(const float*, const CacheRows*, const CacheRows*, cons
 }
 
 namespace {
-using Floats = std::vector<float>;
-constexpr long ENTRY_GROUP = 64, INDEX_GROUP = 32;
-
 enum Status { DONE, ROW_OUTSIDE, PHASE_OUTSIDE, EXPERT_OUTSIDE };
 
 bool inside(const int64_t* rows, long n, int64_t least, int64_t count) {
   for (long i = 0; i < n; i++)
     if (rows[i] < least || rows[i] >= count) return false;
   return true;
-}
-
-// The last R of D channels of every head, in place.
-void rotate(float* x, const float* cos, const float* sin, long rows, long heads, long D, long R) {
-  for (long t = 0; t < rows; t++)
-    for (long h = 0; h < heads; h++) {
-      float* part = x + (t * heads + h) * D + D - R;
-      const float *c = cos + t * (R / 2), *s = sin + t * (R / 2);
-      for (long i = 0; i < R / 2; i++) {
-        const float even = part[2 * i], odd = part[2 * i + 1];
-        part[2 * i] = even * c[i] - odd * s[i];
-        part[2 * i + 1] = even * s[i] + odd * c[i];
-      }
-    }
-}
-
-void project(const float* x, const Weight* w, float* y, long T, int rounds, int threads) {
-  Floats rounded(rounds ? T * w->columns : 0);
-  if (rounds) dsv4_input_round_trip(x, rounded.data(), T, w->columns, rounds, threads);
-  dsv4_linear(rounds ? rounded.data() : x, w, y, T, 1, rounds, threads);
 }
 
 // Rows as a cache stores them, in `bytes` unless they are stored as floats.
@@ -101,21 +69,16 @@ class Run {
   int attend(const float* x, float* y) {
     const long T = s_.num_tokens, D = l_.wkv->rows;
     if (!fits()) return ROW_OUTSIDE;
-    Floats latent(T * l_.wq_a->rows), query(T * l_.wq_b->rows), keys(T * D);
-    const float eps = (float)l_.norm_eps;
-    dsv4_query(x, l_.wq_a, l_.q_norm, l_.wq_b, s_.cos, s_.sin, latent.data(), query.data(), T, l_.heads, s_.rotated, eps,
-               (int)l_.rounds_a, (int)l_.rounds_b, threads_);
-    dsv4_keys(x, l_.wkv, l_.kv_norm, s_.cos, s_.sin, keys.data(), T, s_.rotated, eps, (int)l_.rounds_kv,
-              (int)l_.rounds_entry, threads_);
+    project(x);
     std::vector<uint8_t> bytes;
-    const CacheRows fresh = stored(keys.data(), T, m_.window, bytes, threads_);
-    if (const int failed = add_entries(x)) return failed;
+    const CacheRows fresh = stored(keys_.data(), T, m_.window, bytes, threads_);
+    if (const int failed = add_entries()) return failed;
     std::vector<int64_t> chosen;
     long count = 0;
-    const int64_t* entries = choose(x, latent.data(), chosen, count);
+    const int64_t* entries = choose(chosen, count);
     if (!entries && count) return ROW_OUTSIDE;
-    Floats mixed(query.size());
-    if (dsv4_sparse_attention(query.data(), &m_.window, &fresh, s_.window_rows, &m_.entries, entries, l_.sink,
+    Floats mixed(query_.size());
+    if (dsv4_sparse_attention(query_.data(), &m_.window, &fresh, s_.window_rows, &m_.entries, entries, l_.sink,
                               mixed.data(), T, l_.heads, D, s_.window, count, (float)l_.scale, threads_))
       return ROW_OUTSIDE;
     insert(m_.window, s_.ring_rows, s_.num_ring, fresh, s_.ring_tokens);
@@ -139,6 +102,45 @@ class Run {
   }
 
  private:
+  // What a compressor is given of each token, and of tokens that it takes from its ring.
+  struct Raw {
+    Floats values, gates;
+  };
+
+  // Whether tokens choose among the entries, because some see more than they may attend to.
+  bool has_choice() const { return l_.main.wkv && !m_.folded && l_.index_query && s_.most_entries > l_.top_k; }
+
+  // All products with the tokens, then all with the query's latent: what has the same input is one team's work.
+  void project(const float* x) {
+    const long T = s_.num_tokens, D = l_.wkv->rows;
+    const float eps = (float)l_.norm_eps;
+    Rounded entering(x, T, l_.wq_a->columns, threads_);
+    std::vector<Product> products;
+    auto add = [&](Rounded& from, const Weight* w, int64_t rounds, Floats& to, long more = 0) {
+      to.resize((T + more) * w->rows);
+      products.push_back(from.product(w, to.data(), (int)rounds));
+    };
+    add(entering, l_.wq_a, l_.rounds_a, latent_);
+    add(entering, l_.wkv, l_.rounds_kv, keys_);
+    for (const auto& [c, raw] : {std::pair(&l_.main, &main_), std::pair(&l_.index, &index_)}) {
+      if (!c->wkv) continue;
+      add(entering, c->wkv, c->rounds, raw->values, s_.num_raw);
+      add(entering, c->wgate, c->rounds, raw->gates, s_.num_raw);
+    }
+    if (has_choice()) add(entering, l_.index_weights, l_.rounds_index_weights, index_weights_);
+    multiply(products, T, threads_);
+    dsv4_rms_norm(latent_.data(), l_.q_norm, latent_.data(), T, l_.wq_a->rows, eps, threads_);
+    Rounded between(latent_.data(), T, l_.wq_a->rows, threads_);
+    products.clear();
+    add(between, l_.wq_b, l_.rounds_b, query_);
+    if (has_choice()) add(between, l_.index_query, l_.rounds_index_query, index_query_);
+    multiply(products, T, threads_);
+    finish_query(query_.data(), angles(), T, l_.heads, D, eps, threads_);
+    finish_keys(keys_.data(), l_.kv_norm, angles(), T, D, eps, l_.rounds_entry, threads_);
+  }
+
+  Angles angles() const { return {s_.cos, s_.sin, s_.rotated}; }
+
   // Whether all rows that are read or written here without another look lie inside their tensors.
   bool fits() const {
     const long T = s_.num_tokens;
@@ -158,17 +160,17 @@ class Run {
   }
 
   // Writes the entries, and the index keys, of the blocks that close in this step.
-  int add_entries(const float* x) {
+  int add_entries() {
     if (!l_.main.wkv) return DONE;
     Floats closed, keys;
-    if (const int failed = compress(x, l_.main, m_.ring, closed)) return failed;
+    if (const int failed = compress(main_, l_.main, m_.ring, closed)) return failed;
     const long B = s_.num_blocks, D = l_.main.width;
     if (l_.rounds_entry)
       for (long b = 0; b < B; b++)
         rounding::fp8_row(closed.data() + b * D, closed.data() + b * D, D - s_.rotated, ENTRY_GROUP);
     add(m_.entries, closed);
     if (!l_.index.wkv) return DONE;
-    if (const int failed = compress(x, l_.index, m_.index_ring, keys)) return failed;
+    if (const int failed = compress(index_, l_.index, m_.index_ring, keys)) return failed;
     round_index(keys, B, l_.index.width);
     add(m_.index_keys, keys);
     return DONE;
@@ -181,12 +183,10 @@ class Run {
   }
 
   // The entries that close in this step, normed and rotated; what later steps need goes into the ring.
-  int compress(const float* x, const Compressor& c, const Ring& ring, Floats& closed) const {
+  int compress(Raw& raw, const Compressor& c, const Ring& ring, Floats& closed) const {
     const long T = s_.num_tokens, width = c.wkv->rows, B = s_.num_blocks;
-    Floats values((T + s_.num_raw) * width), gates((T + s_.num_raw) * width);
-    if (dsv4_compress_inputs(x, c.wkv, c.wgate, c.ape, s_.phases, values.data(), gates.data(), T, c.ratio, (int)c.rounds,
-                             threads_))
-      return PHASE_OUTSIDE;
+    auto& [values, gates] = raw;
+    if (add_phases(gates.data(), c.ape, s_.phases, T, width, c.ratio)) return PHASE_OUTSIDE;
     closed.resize(B * c.width);
     m_.folded ? fold(values, gates, width, ring, closed) : pool(values, gates, width, c.width, ring, closed);
     for (long i = 0; i < s_.num_kept; i++) {
@@ -195,7 +195,7 @@ class Run {
     }
     if (!B) return DONE;
     dsv4_rms_norm(closed.data(), c.norm, closed.data(), B, c.width, (float)l_.norm_eps, threads_);
-    rotate(closed.data(), s_.block_cos, s_.block_sin, B, 1, c.width, s_.rotated);
+    rotate(closed.data(), {s_.block_cos, s_.block_sin, s_.rotated}, B, 1, c.width);
     return DONE;
   }
 
@@ -236,16 +236,15 @@ class Run {
   }
 
   // The entry rows that each token attends to, [T, count]; null with a count if a row is outside.
-  const int64_t* choose(const float* x, const float* latent, std::vector<int64_t>& chosen, long& count) const {
+  const int64_t* choose(std::vector<int64_t>& chosen, long& count) {
     const long T = s_.num_tokens;
     if (!l_.main.wkv) return nullptr;
     if (m_.folded) return count = s_.num_hca, s_.hca_rows;
-    const bool has_choice = l_.index_query && s_.most_entries > l_.top_k;
-    count = has_choice ? l_.top_k : s_.most_entries;
+    count = has_choice() ? l_.top_k : s_.most_entries;
     chosen.resize(std::max(1L, T * count));
     for (long t = 0; t < T; t++)
       for (long i = 0; i < count; i++) chosen[t * count + i] = i < s_.num_visible[t] ? i : -1;
-    if (has_choice && score(x, latent, chosen.data())) return nullptr;
+    if (has_choice() && score(chosen.data())) return nullptr;
     for (long t = 0; t < T; t++)
       for (long i = 0; i < count; i++) {
         int64_t& entry = chosen[t * count + i];
@@ -257,13 +256,11 @@ class Run {
     return chosen.data();
   }
 
-  int score(const float* x, const float* latent, int64_t* chosen) const {
+  int score(int64_t* chosen) {
     const long T = s_.num_tokens, H = l_.index_heads, D = l_.index_query->rows / H;
-    Floats query(T * H * D), weights(T * H);
-    project(latent, l_.index_query, query.data(), T, (int)l_.rounds_index_query, threads_);
-    rotate(query.data(), s_.cos, s_.sin, T, H, D, s_.rotated);
+    Floats &query = index_query_, &weights = index_weights_;
+    rotate(query.data(), angles(), T, H, D);
     round_index(query, T * H, D);
-    project(x, l_.index_weights, weights.data(), T, (int)l_.rounds_index_weights, threads_);
     for (float& weight : weights) weight *= (float)l_.index_scale;
     for (long i = 0; i < s_.num_tables; i++) {
       const Table& table = s_.tables[i];
@@ -281,6 +278,8 @@ class Run {
   const Memory& m_;
   const Step& s_;
   const int threads_;
+  Floats latent_, query_, keys_, index_query_, index_weights_;
+  Raw main_, index_;
 };
 }  // namespace
 

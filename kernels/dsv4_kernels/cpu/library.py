@@ -23,7 +23,7 @@ SIGNATURES = {
     "dsv4_hyper_mix": "pppp p lll i",
     "dsv4_hyper_head": "pppp p lll ff i",
     "dsv4_route": "ppp pp lllf i",
-    "dsv4_moe": "pppp pp pppp lll fii i",
+    "dsv4_moe": "pppp pp p lll fii i",
     "dsv4_enter": "ppppp ppp lll ffl i",
     "dsv4_query": "pppppp pp lll f ii i",
     "dsv4_keys": "ppppp p ll f ii i",

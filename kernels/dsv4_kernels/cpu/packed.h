@@ -11,6 +11,7 @@
 #pragma once
 #include <algorithm>
 #include <vector>
+#include "room.h"
 #include "rows.h"
 
 namespace packed {
@@ -239,7 +240,7 @@ static inline void slabs(const float* const* a, long M, const float* const* b, l
 
 // The rows times the scales of an FP8 weight's columns, which is exact, and zeros up to a whole line; false if a value is
 // too large for that.
-static inline bool scale_rows(const float* const* a, long M, const uint8_t* scales, long K, std::vector<float>& room,
+static inline bool scale_rows(const float* const* a, long M, const uint8_t* scales, long K, Floats& room,
                               const float** out) {
   const long length = padded(K, LINE);
   if ((long)room.size() < M * length) room.resize(M * length);
@@ -263,7 +264,7 @@ static inline bool scale_rows(const float* const* a, long M, const uint8_t* scal
 // put(row, column - first, value). The bits do not depend on the number of rows nor on the way that is taken.
 template <class Put>
 static inline void products(const float* const* a, long M, const Weight& w, long e, long first, long N,
-                            std::vector<float>& room, Put put) {
+                            Floats& room, Put put) {
   const long K = w.columns;
   const float* b[MOST_COLUMNS];
   if (w.format == FP32) {

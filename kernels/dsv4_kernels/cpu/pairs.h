@@ -21,21 +21,26 @@ constexpr long FUSED_ROWS = 4;                       // activations that are mul
 // Both bytes of each code's bfloat16, by its lower seven bits.
 struct Tables {
   alignas(64) uint8_t low[128], high[128];
-  Tables() {
+  explicit Tables(float factor) {
     for (int code = 0; code < 128; code++) {
-      const uint32_t bits = rounding::bits_of(rows::tables().e4m3[code]) >> 16;
+      const uint32_t bits = rounding::bits_of(rows::tables().e4m3[code] * factor) >> 16;
       low[code] = (uint8_t)bits, high[code] = (uint8_t)(bits >> 8);
     }
   }
 };
+
+// Of the values, or of those of packed::Fp8Row.
+template <bool IS_SMALL> static inline const Tables& tables() {
+  static const Tables made(IS_SMALL ? rounding::float_of((127 - 120) << 23) : 1.0f);
+  return made;
+}
 
 INLINE __m512i vector(const void* p) { return _mm512_loadu_si512(p); }
 
 // Decodes lines of 64 codes into two vectors of pairs, of 32 columns each.
 class Decoder {
  public:
-  Decoder() {
-    static const Tables tables;
+  explicit Decoder(const Tables& tables) {
     for (int i = 0; i < 2; i++) low_[i] = vector(tables.low + 64 * i), high_[i] = vector(tables.high + 64 * i);
   }
 
@@ -135,7 +140,7 @@ __attribute__((noinline)) static void some(long rows, const float* x, long count
 // N rows of the weight, of one tile, with all M rows of pairs; `kept` has room for their pairs.
 template <int N, class Put>
 static inline void tile(const packed::Fp8Row* rows, long M, long length, const float* x, float* kept, Put put) {
-  const Decoder decoder;
+  const Decoder decoder(tables<false>());
   const long lines = length / packed::LINE, count = length / 2;
   const uint8_t* ahead = packed::later(rows[0].codes, lines * packed::QUAD * packed::LINE);
   float out[FUSED_ROWS * N];
@@ -176,7 +181,7 @@ static inline void tile(const packed::Fp8Row* rows, long M, long length, const f
 
 // All products of M rows, whose scaled pairs lie in `room`, with N rows of an FP8 weight, through put(row, column, value).
 template <class Put>
-static inline void products(const packed::Fp8Row* rows, long M, long N, long length, std::vector<float>& room, Put put) {
+static inline void products(const packed::Fp8Row* rows, long M, long N, long length, Floats& room, Put put) {
   const float* x = room.data();
   float* kept = room.data() + M * length / 2;
   long n = 0;
@@ -198,7 +203,7 @@ class Rows {
 
   // As packed::products with the rows numbers[i], if that gives the same bits; false if it would not.
   template <class Put>
-  bool multiply(const long* numbers, long M, const Weight& w, long e, long first, long N, std::vector<float>& room,
+  bool multiply(const long* numbers, long M, const Weight& w, long e, long first, long N, Floats& room,
                 Put put) const {
     if (first / packed::FP8_BLOCK != (first + N - 1) / packed::FP8_BLOCK) return false;
     const long needed = (M + 2 * packed::QUAD) * length_ / 2;
@@ -217,7 +222,7 @@ class Rows {
 
  private:
   long width_, length_, blocks_;
-  std::vector<float> pairs_;
+  Floats pairs_;
   std::vector<Range> ranges_;
   std::vector<uint8_t> is_exact_;
 };

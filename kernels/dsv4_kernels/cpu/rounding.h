@@ -4,7 +4,7 @@
 
 namespace rounding {
 
-enum Trip { NO_TRIP, FP8_TRIP, INT8_TRIP };  // of the input of a product; the numbers of dsv4_kernels/trips.py
+enum Trip { NO_TRIP, FP8_TRIP, INT8_TRIP, TRIPS };  // of the input of a product; the numbers of dsv4_kernels/trips.py
 constexpr long FP8_GROUP = 128, INT8_GROUP = 32;
 
 static inline uint32_t bits_of(float v) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "lanes.h"
+#include "team.h"
 
 namespace {
 constexpr long FIRST_SORTED = 512;
@@ -98,14 +99,11 @@ long choose(const float* scores, long V, const Settings& s, double negligible) {
 API void dsv4_sample_tokens(const float* scores, const double* temperature, const long* top_k, const double* top_p,
                             const double* min_p, const double* number, const uint32_t* allowed, long* out, long S,
                             long V, double negligible, int threads) {
-  lanes::in_team(threads, 4 * S * V, [&] {
-#pragma omp for schedule(static)
-    for (long s = 0; s < S; s++) {
-      std::vector<float> kept;
-      const float* row = scores + s * V;
-      const uint32_t* words = allowed ? allowed + s * ((V + 31) / 32) : nullptr;
-      if (words && !all_allowed(words, V)) row = restrict_to(row, words, V, kept);
-      out[s] = choose(row, V, {temperature[s], top_k[s], top_p[s], min_p[s], number[s]}, negligible);
-    }
+  team::divide(threads, 4 * S * V, S, [&](long s) {
+    std::vector<float> kept;
+    const float* row = scores + s * V;
+    const uint32_t* words = allowed ? allowed + s * ((V + 31) / 32) : nullptr;
+    if (words && !all_allowed(words, V)) row = restrict_to(row, words, V, kept);
+    out[s] = choose(row, V, {temperature[s], top_k[s], top_p[s], min_p[s], number[s]}, negligible);
   });
 }

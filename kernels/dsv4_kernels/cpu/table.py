@@ -19,7 +19,6 @@ from dsv4_kernels.sampling import NEGLIGIBLE, SampleRows, num_words
 from dsv4_kernels.tensors import FoldRuns
 from dsv4_kernels.trips import Trip
 
-SCRATCH_FLOATS = 1 << 24  # of `moe`: more tokens than fit are computed in pieces, which changes no bit
 CASTS = (RowFormat.FP32, RowFormat.BF16)
 
 
@@ -247,22 +246,15 @@ class CpuOps:
         """`held` is w1, w3 and w2; `rule` the limit and the round trips, outer and inner."""
         x = _f32(x, 2)
         tokens, width = x.shape
-        inter = held[0].rows
         require(width == held[0].columns, f"x has {width} channels but the experts take {held[0].columns}.")
         k = ids.shape[1]
         ids, weights = _i64(ids, (tokens, k)), _shaped("weights", weights, tokens, k)
         y = torch.empty_like(x)
-        step = max(1, min(tokens, SCRATCH_FLOATS // max(1, k * (2 * inter + width))))
-        scratch = torch.empty(2, step * k, inter), torch.empty(step * k, width)
         pointers = tuple(ctypes.byref(each) for each in held)
-        room = (scratch[0][0].data_ptr(), scratch[0][1].data_ptr(), scratch[1].data_ptr())
+        rows = (ids.data_ptr(), weights.data_ptr(), y.data_ptr())
         threads = torch.get_num_threads()
-        for first in range(0, tokens, step):
-            part = slice(first, min(tokens, first + step))
-            rows = (ids[part].data_ptr(), weights[part].data_ptr(), y[part].data_ptr())
-            dims = (part.stop - first, k, num_experts)
-            failed = self.library.dsv4_moe(x[part].data_ptr(), *pointers, *rows, *room, *dims, *rule, threads)
-            require(not failed, f"ids name an expert outside -1..{num_experts - 1}.")
+        failed = self.library.dsv4_moe(x.data_ptr(), *pointers, *rows, tokens, k, num_experts, *rule, threads)
+        require(not failed, f"ids name an expert outside -1..{num_experts - 1}.")
         return y
 
     def compress_pool(self, values: Tensor, gates: Tensor) -> Tensor:
