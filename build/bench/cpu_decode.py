@@ -60,14 +60,13 @@ class TimedLibrary:
 
 
 def read_bandwidth() -> float:
-    """Bytes per second that torch reads from memory with the threads it has now: the best of seven sums of 1 GB."""
-    block = torch.ones(1 << 28, dtype=torch.float32)
-    best = 0.0
-    for _ in range(7):
+    """Bytes per second that torch reads from memory with the threads it has now: the median of 21 sums of 1 GB."""
+    block, rates = torch.ones(1 << 28, dtype=torch.float32), []
+    for _ in range(21):
         started = now()
         block.sum()
-        best = max(best, block.nbytes / (now() - started))
-    return best
+        rates.append(block.nbytes / (now() - started))
+    return statistics.median(rates)
 
 
 def active_bytes(model: Transformer) -> dict[str, int]:

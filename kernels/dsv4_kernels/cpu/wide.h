@@ -1,5 +1,5 @@
-// A few rows of floats times BF16 or FP8 weights, which are decoded in registers, sixteen columns at a time. The sums have
-// the bits of packed::products.
+// Five to eight rows of floats times BF16 or FP8 weights, which are decoded in registers, sixteen columns at a time: what
+// packed.h does for fewer rows in halves of eight, which are as fast then. The sums have the bits of packed::products.
 #pragma once
 #include "pairs.h"
 
@@ -10,7 +10,7 @@ namespace wide {
 
 using namespace lanes;
 
-constexpr long MOST = 8, FEW = 4;  // rows; up to FEW of them are multiplied with all rows of a tile at once
+constexpr long MOST = 8, COLUMNS = 2;  // rows, and rows of the weight at a time: sixteen accumulators
 
 // Lines of weights as vectors of sixteen columns.
 struct Bf16 {
@@ -76,28 +76,28 @@ static inline void some(const float* const* a, const typename Lines::Row* rows, 
 
 template <int M, class Lines, class Put>
 static inline void all(const float* const* a, const typename Lines::Row* rows, long N, long lines, Put put) {
-  constexpr int COLUMNS = M <= FEW ? packed::QUAD : packed::QUAD / 2;
   long n = 0;
   for (; n + COLUMNS <= N; n += COLUMNS) some<M, COLUMNS, Lines>(a, rows, n, lines, put);
   for (; n < N; n++) some<M, 1, Lines>(a, rows, n, lines, put);
 }
 
 template <class Lines, class Put, int... I>
-static inline void products(const float* const* a, long M, const typename Lines::Row* rows, long N, long lines, Put put,
+static inline void products(const float* const* a, long M, const typename Lines::Row* rows, long N, long length, Put put,
                             std::integer_sequence<int, I...>) {
-  ((M == I + 1 ? all<I + 1, Lines>(a, rows, N, lines, put) : void()), ...);
+  constexpr int FEWER = packed::FEW_ROWS + 1;
+  ((M == FEWER + I ? all<FEWER + I, Lines>(a, rows, N, length / (Lines::VECTORS * WIDTH), put) : void()), ...);
 }
 
 template <class Lines, class Put>
 static inline void products(const float* const* a, long M, const typename Lines::Row* rows, long N, long length, Put put) {
-  products<Lines>(a, M, rows, N, length / (Lines::VECTORS * WIDTH), put, std::make_integer_sequence<int, MOST>());
+  products<Lines>(a, M, rows, N, length, put, std::make_integer_sequence<int, MOST - packed::FEW_ROWS>());
 }
 
 // As packed::products; false if it is left to it.
 template <class Put>
 static inline bool multiply(const float* const* a, long M, const Weight& w, long e, long first, long N, Floats& room,
                             Put put) {
-  if (M > MOST) return false;
+  if (M <= packed::FEW_ROWS || M > MOST) return false;
   if (w.format == packed::BF16 && w.columns % packed::Bf16Row::COLUMNS == 0) {
     packed::Bf16Row rows[packed::MOST_COLUMNS];
     for (long n = 0; n < N; n++) rows[n] = packed::bf16_row(w, e, first + n);
