@@ -47,6 +47,14 @@ static inline int32_t corrections([[maybe_unused]] const int8_t* at, [[maybe_unu
 typedef int32_t i8 __attribute__((vector_size(32)));
 
 // Codes as a vector of 2 v + 12 for the even columns and one for the odd ones.
+#if defined(__AVX512VBMI__) && defined(__AVX512VL__)
+// A byte selects by its lower five or six bits, of which four are the code: what the others are makes no difference.
+INLINE void values_of(__m256i codes, i8& even, i8& odd) {
+  const __m256i table = _mm256_broadcastsi128_si256(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+  even = (i8)_mm256_permutexvar_epi8(codes, table);
+  odd = (i8)_mm256_permutexvar_epi8(_mm256_srli_epi16(codes, 4), table);
+}
+#else
 INLINE void values_of(__m256i codes, i8& even, i8& odd) {
   const __m256i table = _mm256_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0,  //
                                          12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
@@ -54,6 +62,7 @@ INLINE void values_of(__m256i codes, i8& even, i8& odd) {
   even = (i8)_mm256_shuffle_epi8(table, _mm256_and_si256(codes, low));
   odd = (i8)_mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(codes, 4), low));
 }
+#endif
 
 INLINE __m256i vector_of(const uint8_t* p) { return _mm256_loadu_si256((const __m256i*)p); }
 
@@ -74,10 +83,15 @@ INLINE void scales_of(const Weight& w, long e, const uint8_t* scales, long, f8& 
 // The same columns of two tiles, `next` bytes apart, side by side.
 INLINE void weights_of(const uint8_t* codes, long next, i16& even, i16& odd) {
   const __m512i table = _mm512_broadcast_i32x4(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
-  const __m512i low = _mm512_set1_epi8(15);
   const __m512i v = _mm512_inserti64x4(_mm512_castsi256_si512(vector_of(codes)), vector_of(codes + next), 1);
+#if defined(__AVX512VBMI__)
+  even = (i16)_mm512_permutexvar_epi8(v, table);
+  odd = (i16)_mm512_permutexvar_epi8(_mm512_srli_epi16(v, 4), table);
+#else
+  const __m512i low = _mm512_set1_epi8(15);
   even = (i16)_mm512_shuffle_epi8(table, _mm512_and_si512(v, low));
   odd = (i16)_mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(v, 4), low));
+#endif
 }
 
 INLINE void scales_of(const Weight& w, long e, const uint8_t* scales, long next, f16& out) {
