@@ -174,7 +174,7 @@ def _child_environment(config: ServingConfig) -> dict[str, str]:
     """Our environment, our import path (Triton's stub may have extended it), and the thread count."""
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    environment["OMP_WAIT_POLICY"] = "PASSIVE"  # spinning threads would take the cores that others need to go on
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"  # torch's threads would spin on the cores that others need
     if config.num_threads:
         environment["OMP_NUM_THREADS"] = str(config.num_threads)
     return environment
