@@ -73,7 +73,7 @@ def say_value(value: Json) -> str:
 
 
 def think_call(requests: list[Request], mode: Mode) -> str:
-    """Return the reasoning before calls: for each what is wanted, by its plain name, and the arguments one by one."""
+    """Return the reasoning before calls: for each what is wanted, by its plain name, and the tool that does it."""
     if mode == "off":
         return ""
     starts = ("The user wants",) if len(requests) == 1 else ("First, the user wants", "Second, the user wants")
@@ -83,9 +83,8 @@ def think_call(requests: list[Request], mode: Mode) -> str:
 def plan(request: Request, mode: Mode) -> str:
     """Return the reasoning about one call; at maximum it recalls everything that the tool takes."""
     name, tool = request.call.name, request.tool
-    given = "; ".join(f"{key} is {plain(value)}" for key, value in request.call.arguments.items())
-    takes = f" {name} takes {', '.join(slot.name for slot in tool.slots)}." if mode == "max" else ""
-    return f"to {tool.action.verbs[0]} {article(tool.noun)}.{takes} I call {name}: {given}."
+    takes = f" It takes {', '.join(slot.name for slot in tool.slots)}." if mode == "max" else ""
+    return f"to {tool.action.verbs[0]} {article(tool.noun)}. I call {name}.{takes}"
 
 
 def plain(value: Json) -> str:

@@ -51,6 +51,15 @@ class Draw:
         """Return a whole number from low to high, both included."""
         return low + int(self._random.random() * (high - low + 1))
 
+    def number(self, low: int, high: int) -> int:
+        """Return a whole number whose digits are to be copied: in training one in four repeats a digit, as 442 does."""
+        digits = str(self.integer(low, high))
+        if self.split == "eval" or len(digits) == 1 or not self.chance(0.25):
+            return int(digits)
+        place = self.integer(1, len(digits) - 1)
+        doubled = int(digits[:place] + digits[place - 1] + digits[place + 1 :])
+        return doubled if low <= doubled <= high else int(digits)
+
     def chance(self, probability: float) -> bool:
         """Return true with this probability."""
         return self._random.random() < probability

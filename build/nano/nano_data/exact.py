@@ -49,7 +49,7 @@ class ValueStyle:
 
 def _number_style(digits: int) -> ValueStyle:
     low = 10 ** (digits - 1)
-    return ValueStyle(0.16, 7.4 + digits, lambda draw: str(draw.integer(low, 10 * low - 1)))
+    return ValueStyle(0.16, 7.4 + digits, lambda draw: str(draw.number(low, 10 * low - 1)))
 
 
 VALUE_STYLES = (
@@ -186,11 +186,15 @@ def make_sort(draw: Draw, mode: Mode, _mix: Mix) -> Draft:
 
 
 def think_sort(numbers: list[int], mode: Mode) -> str:
-    """Return the reasoning about numbers: from small to large."""
+    """Return the reasoning about numbers: from small to large; at maximum the shorter ones are set apart before."""
     if mode == "off":
         return ""
     text = f"From small to large: {', '.join(map(str, sorted(numbers)))}."
-    return text + f" These are {len(numbers)} numbers, as given." if mode == "max" else text
+    if mode == "on":
+        return text
+    lengths = sorted({len(str(number)) for number in numbers})
+    groups = (", ".join(str(number) for number in numbers if len(str(number)) == length) for length in lengths)
+    return f"By length: {'; '.join(groups)}. {text}"
 
 
 def make_decision(draw: Draw, mode: Mode) -> Draft:
@@ -208,7 +212,7 @@ def make_decision(draw: Draw, mode: Mode) -> Draft:
         answer = f"Yes, {first} is {word} than {second}." if is_true else f"No, {first} is not {word} than {second}."
     thought = "" if mode == "off" else order
     if mode == "max":
-        thought += f" The digits are {', '.join(str(first))} and {', '.join(str(second))}."
+        thought = f"The digits are {', '.join(str(first))} and {', '.join(str(second))}. {order}"
     return single(draw, [Turn(user=draw.casual(user), reasoning=thought, content=answer)], answer)
 
 

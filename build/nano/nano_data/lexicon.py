@@ -72,7 +72,7 @@ def person(draw: Draw) -> str:
 def code(draw: Draw) -> str:
     """Return a code such as KX-482."""
     letters = "".join(draw.pick(CODE_LETTERS) for _ in range(draw.integer(1, 3)))
-    return f"{letters}-{draw.integer(10, 9999)}"
+    return f"{letters}-{draw.number(10, 9999)}"
 
 
 def email(draw: Draw) -> str:

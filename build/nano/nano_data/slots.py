@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from nano_data import lexicon
 from nano_data.draw import Draw
 from nano_data.records import Json
-from nano_data.wordings import wordings
+from nano_data.wordings import read_toml, wordings
 
 ANYTHING = 10**6  # values of this kind are divided between the splits one by one
 MIN_DIVIDED = 100  # fewer combinations of values than these occur in both splits
 GENERIC, FLAG_ON, FLAG_OFF = wordings("generic"), wordings("flag_on"), wordings("flag_off")
+GIVINGS = {name: tuple(text.split("|")) for name, text in read_toml("givings").items()}
 ASIDES = wordings("asides").train
 
 
@@ -62,8 +63,8 @@ def _text(names: str, make: Callable[[Draw], str], train: str = "", held_out: st
 def _whole(names: str, low: int, high: int, train: str = "", held_out: str = "") -> Kind:
     def sample(draw: Draw) -> int:
         if high < 100:
-            return draw.integer(low, high)
-        return draw.own(lambda: draw.integer(low, high))
+            return draw.number(low, high)
+        return draw.own(lambda: draw.number(low, high))
 
     return Kind(
         names=tuple(names.split()),
@@ -79,7 +80,7 @@ def _real(names: str, high: int, train: str = "", held_out: str = "") -> Kind:
     return Kind(
         names=tuple(names.split()),
         schema={"type": "number"},
-        sample=lambda draw: draw.own(lambda: draw.integer(1, high) + draw.integer(1, 9) / 10),
+        sample=lambda draw: draw.own(lambda: draw.number(1, high) + draw.integer(1, 9) / 10),
         train=tuple(filter(None, train.split("|"))),
         held_out=tuple(filter(None, held_out.split("|"))),
     )
@@ -112,7 +113,7 @@ def _words(names: str, make: Callable[[Draw], str]) -> Kind:
 
 def _wholes(names: str, high: int) -> Kind:
     def sample(draw: Draw) -> list[int]:
-        return draw.own(lambda: [draw.integer(1, high) for _ in range(draw.integer(2, 4))], json.dumps)
+        return draw.own(lambda: [draw.number(1, high) for _ in range(draw.integer(2, 4))], json.dumps)
 
     return Kind(names=tuple(names.split()), schema={"type": "array", "items": {"type": "integer"}}, sample=sample)
 
@@ -170,8 +171,7 @@ KINDS: dict[str, Kind] = {
     "numbers": _wholes("ids numbers pages", 99),
     "scores": _wholes("scores values readings", 999),
 }
-
-
+KINDS = {name: replace(kind, train=(*kind.train, *GIVINGS.get(name, ()))) for name, kind in KINDS.items()}
 UNNAMED = ("title", "code", "label", "place", "count", "price", "flag", "numbers", "tags", "port", "date")
 
 

@@ -159,8 +159,8 @@ def result_value(draw: Draw, kind: str) -> Json:
     if kind == "w":
         return draw.pick(STATES)
     makers = {
-        "n": lambda: draw.integer(0, 999),
-        "p": lambda: draw.integer(1, 900) + draw.integer(1, 9) / 10,
+        "n": lambda: draw.number(0, 999),
+        "p": lambda: draw.number(1, 900) + draw.integer(1, 9) / 10,
         "c": lambda: lexicon.code(draw),
         "t": lambda: lexicon.clock(draw),
         "d": lambda: lexicon.date(draw),

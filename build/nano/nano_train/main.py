@@ -43,9 +43,10 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         default=[],
-        help="checkpoints whose weights the run begins with: the first, then what it lacks from the next",
+        help="checkpoints the run begins with: the first, then what it lacks from the next; smaller models are grown",
     )
     one.add_argument("--begin-share", type=float, default=0.0, help="where in the whole run it begins, from 0 to 1")
+    one.add_argument("--seed", type=int, default=1, help="another one gives a run that goes on other conversations")
     one.add_argument("--ranks", type=int, default=2, help="processes of one thread each; use one per core")
     one.add_argument("--rate", type=float, default=8e-3, help="peak learning rate")
     one.add_argument("--row-tokens", type=int, default=4096, help="tokens per rank and step")
@@ -70,6 +71,7 @@ def _train(options: argparse.Namespace) -> int:
     plan = Plan(
         num_steps=options.steps,
         begin_share=options.begin_share,
+        seed=options.seed,
         peak_rate=options.rate,
         row_tokens=options.row_tokens,
         prompt_weight=options.prompt_weight,

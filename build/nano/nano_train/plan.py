@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -33,11 +32,11 @@ class Stage:
 
 
 LATE_FAMILIES = {
-    **{"tools": 11.0, "parallel": 7.0, "recall": 8.0, "arithmetic": 9.0, "json": 12.0},
-    **{"sort": 22.0, "copy": 12.0, "greet": 3.5, "unknown": 2.5},
+    **{"tools": 11.0, "parallel": 9.0, "recall": 8.0, "arithmetic": 9.0, "json": 11.0},
+    **{"sort": 22.0, "copy": 10.0, "greet": 3.5, "unknown": 2.5},
 }
 LATE_MODES: dict[Mode, float] = {"off": 0.36, "on": 0.36, "max": 0.28}
-LATE = Stage(0.95, 2048, 2048, (20, 1200), 0.6, 6, 4, 0.35, LATE_FAMILIES, LATE_MODES)
+LATE = Stage(0.935, 2048, 2048, (20, 1200), 0.6, 6, 4, 0.35, LATE_FAMILIES, LATE_MODES)
 STAGES = (
     Stage(0.18, 1024, 320, (10, 160), tools=2, requests=1),
     Stage(0.5, 2048, 900, (10, 500), tools=3, requests=3),
@@ -51,7 +50,7 @@ class Plan:
     """A whole run, or the rest of one that begins with the weights of a checkpoint. Shares are of the whole run.
 
     Rule: the first of num_steps steps stands at begin_share, the end at 1.
-          The rate rises over warmup_steps, stays, and falls to final_rate over the last decay_share.
+          The rate rises over warmup_steps, stays, and falls linearly to final_rate over the last decay_share.
           row_tokens caps the rows of all stages; packed_rows of them lie one after the other in a row of a step.
     """
 
@@ -67,8 +66,8 @@ class Plan:
     decay_share: float = 0.4
     index_share: float = 0.66
     dense_share: float = 0.76
-    draft_share: float = 0.95
-    deep_draft_share: float = 0.965
+    draft_share: float = 0.92
+    deep_draft_share: float = 0.94
     rounding_share: float = 0.975
     draft_weight: float = 0.3
     prompt_weight: float = 0.2
@@ -85,8 +84,8 @@ class Plan:
         if step < self.warmup_steps:
             return self.peak_rate * (step + 1) / self.warmup_steps
         past = (self.share(step) - (1 - self.decay_share)) / self.decay_share
-        fall = 0.5 * (1 + math.cos(math.pi * min(max(past, 0.0), 1.0)))
-        return self.peak_rate * (self.final_rate + (1 - self.final_rate) * fall)
+        fall = min(max(past, 0.0), 1.0)
+        return self.peak_rate * (1 - (1 - self.final_rate) * fall)
 
     def stage(self, step: int) -> Stage:
         """The stage of a step."""

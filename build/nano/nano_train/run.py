@@ -12,6 +12,7 @@ import torch
 from torch import multiprocessing
 
 from nano_train.config import read_config
+from nano_train.grow import grown
 from nano_train.loop import NUM_REPORTED, Rank, Run
 from nano_train.restart import read_trained
 from nano_train.shared import Arena, Barrier
@@ -52,17 +53,18 @@ def train(run: Run) -> int:
 
 
 def first_weights(run: Run) -> Weights:
-    """Return the weights with which a run begins; a draft block that no checkpoint holds starts anew.
+    """Return the weights with which a run begins; a smaller model is grown, a draft block that is nowhere starts anew.
 
-    Raises: ValueError if a checkpoint is of another architecture.
+    Raises: ValueError if a checkpoint cannot grow into the architecture.
     """
-    weights = initial_weights(read_config(run.values), run.plan.seed)
+    config = read_config(run.values)
+    weights = initial_weights(config, run.plan.seed)
     for folder in reversed(run.begin):
-        found = read_trained(folder).weights
-        needed = [name for name in weights if not name.startswith("mtp.") or name in found]
-        if [*found] != needed or any(found[name].shape != weights[name].shape for name in needed):
-            raise ValueError(f"{folder} is of another architecture. Name a checkpoint of this one, or none.")
-        weights |= found
+        found = read_trained(folder)
+        try:
+            weights = grown(found.weights, read_config(found.values), weights, config)
+        except ValueError as error:
+            raise ValueError(f"{folder} is of another architecture: {error}") from error
     return weights
 
 

@@ -16,7 +16,7 @@ from nano_train.export import LAYOUTS, Trained, export, num_bytes
 def ship(state: Mapping[str, Any], log: Sequence[Mapping[str, Any]], out: Path) -> dict[str, int]:
     """Write `checkpoints/<layout>`, `results/curves.svg` and `results/training.json`; return bytes by layout.
 
-    Rule: BF16 is there to compare with and has no draft block, which would take it over 16 MB.
+    Rule: BF16 is there to compare with, so it has no draft block.
     """
     model, sizes = Trained.from_state(state), {}
     for layout in LAYOUTS:
