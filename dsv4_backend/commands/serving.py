@@ -14,7 +14,7 @@ from dsv4_backend.launcher import ServerOptions, find_installation
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_CHECKPOINT = ROOT / "build" / "nano" / "checkpoints" / "official"
 NANO_NOTE = (
-    "The default checkpoint is a V4 of 8 million parameters, trained for a few tasks (build/nano/README.md); it says"
+    "The default checkpoint is a V4 of 12 million parameters, trained for a few tasks (build/nano/README.md); it says"
     " that it does not know the rest. Name a real one with --checkpoint DIR."
 )
 

@@ -36,7 +36,7 @@ LATE_FAMILIES = {
     **{"sort": 22.0, "copy": 10.0, "greet": 3.5, "unknown": 2.5},
 }
 LATE_MODES: dict[Mode, float] = {"off": 0.36, "on": 0.36, "max": 0.28}
-LATE = Stage(0.935, 2048, 2048, (20, 1200), 0.6, 6, 4, 0.35, LATE_FAMILIES, LATE_MODES)
+LATE = Stage(0.94, 2048, 2048, (20, 1200), 0.6, 6, 4, 0.35, LATE_FAMILIES, LATE_MODES)
 STAGES = (
     Stage(0.18, 1024, 320, (10, 160), tools=2, requests=1),
     Stage(0.5, 2048, 900, (10, 500), tools=3, requests=3),

@@ -45,7 +45,7 @@ def figures(state: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> dict[
     graded = [line for line in log if "exact" in line]
     tail = steps[-50:]
     return {
-        "steps": state["step"],
+        "steps": len(steps),
         "plan": dict(state["plan"]),
         "parameters": sum(state["values"].shape),
         "seconds": log[-1]["seconds"] if log else 0,
