@@ -10,6 +10,7 @@ from nano_data import Mix
 from nano_train.batch import NO_DOCUMENT, Document, geometry, pack
 from nano_train.curves import draw
 from nano_train.data import make_row
+from nano_train.main import weights_of
 from nano_train.model import Pass
 from nano_train.moe import balanced_bias
 from nano_train.muon import Rates, update
@@ -111,6 +112,14 @@ def test_a_run_that_begins_late_in_the_plan_keeps_its_last_stages() -> None:
     plan = Plan(num_steps=100, begin_share=0.5, warmup_steps=1)
     assert [plan.draft_depth(step) for step in (0, 86, 95)] == [0, 1, 2]
     assert plan.rate(50) < plan.rate(10) == plan.peak_rate
+
+
+def test_weights_of_families_replace_those_of_the_stages() -> None:
+    plan = Plan(num_steps=100, families=weights_of(["copy=40", "sort=0.5"]))
+    usual = Plan(num_steps=100).mix(80).families
+    assert plan.mix(80).families == {**usual, "copy": 40.0, "sort": 0.5}
+    with pytest.raises(ValueError, match=r"'copies=1'.*tools, greet"):
+        weights_of(["copies=1"])
 
 
 def test_a_prompt_loss_leaves_targets_and_padding_out() -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from nano_data import FAMILIES
 
 from dsv4_backend.checkpoint.write import LayoutName
 from nano_train.config import nano_values
@@ -17,6 +20,7 @@ from nano_train.ship import ship
 from nano_train.state import default_folder, load_state, read_log
 
 VOCAB_SIZE = 2048
+USUAL = Plan(num_steps=1)
 HERE = Path(__file__).resolve().parents[1]
 
 
@@ -54,6 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--device", default="cpu", help="cuda: one rank, many rows at once")
     one.add_argument("--bfloat16", action="store_true", help="multiply bfloat16: faster on CPUs with AVX512-BF16")
     one.add_argument("--packed-rows", type=int, default=1, help="rows of a step that are computed as one")
+    one.add_argument(
+        "--rounding-share", type=float, default=USUAL.rounding_share, help="from where numbers are rounded"
+    )
+    one.add_argument(
+        "--draft-share", type=float, default=USUAL.draft_share, help="from where drafts are trained; 2: never"
+    )
+    one.add_argument("--families", nargs="*", default=[], metavar="NAME=WEIGHT", help="instead of the plan's weights")
     one.add_argument("--evaluate-steps", type=int, default=100)
     two = commands.add_parser("curves", help="draw the log of a run")
     two.add_argument("out", type=Path)
@@ -76,6 +87,10 @@ def _train(options: argparse.Namespace) -> int:
         row_tokens=options.row_tokens,
         prompt_weight=options.prompt_weight,
         packed_rows=options.packed_rows,
+        rounding_share=options.rounding_share,
+        draft_share=options.draft_share,
+        deep_draft_share=max(options.draft_share, USUAL.deep_draft_share),
+        families=weights_of(options.families),
     )
     run = Run(
         values=nano_values(VOCAB_SIZE),
@@ -90,6 +105,17 @@ def _train(options: argparse.Namespace) -> int:
     done = train(run)
     sys.stdout.write(f"{done} of {plan.num_steps} steps are done; the state is in {options.folder}\n")
     return 0
+
+
+def weights_of(texts: Sequence[str]) -> dict[str, float]:
+    """Return the weights of families given as name=weight. Raises: ValueError naming what is no such pair."""
+    found: dict[str, float] = {}
+    for text in texts:
+        name, sign, weight = text.partition("=")
+        if name not in FAMILIES or not sign:
+            raise ValueError(f"--families got {text!r}; it takes NAME=WEIGHT, the names being {', '.join(FAMILIES)}.")
+        found[name] = float(weight)
+    return found
 
 
 def _ship(folder: Path, out: Path) -> int:

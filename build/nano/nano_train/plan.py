@@ -52,6 +52,7 @@ class Plan:
     Rule: the first of num_steps steps stands at begin_share, the end at 1.
           The rate rises over warmup_steps, stays, and falls linearly to final_rate over the last decay_share.
           row_tokens caps the rows of all stages; packed_rows of them lie one after the other in a row of a step.
+          families are weights that replace those of the stages.
     """
 
     num_steps: int
@@ -74,6 +75,7 @@ class Plan:
     prompt_share: float = 0.5
     index_stride: int = 4
     balance_rate: float = 1e-3
+    families: Mapping[str, float] = field(default_factory=dict)
 
     def share(self, step: int) -> float:
         """Where in the whole run a step stands."""
@@ -101,7 +103,7 @@ class Plan:
         longest = min(stage.longest, self.row_tokens)
         return replace(
             DEFAULT_MIX,
-            families={**DEFAULT_MIX.families, **stage.families},
+            families={**DEFAULT_MIX.families, **stage.families, **self.families},
             modes={**DEFAULT_MIX.modes, **stage.modes},
             max_tokens=longest,
             recall_tokens=(stage.recalled[0], min(stage.recalled[1], longest - 40)),
