@@ -62,7 +62,9 @@ def terminal(url: str) -> Iterator[Terminal]:
     """Run `dsv4 chat` on a terminal of its own."""
     near, far = pty.openpty()
     # `setsid` makes the far side the controlling terminal: only then does Ctrl-C become a signal.
-    process = subprocess.Popen(["setsid", "--ctty", str(DSV4), "chat", "--url", url], stdin=far, stdout=far, stderr=far)
+    # `env` gives it its meaning back: a shell starts what it puts into the background with Ctrl-C ignored.
+    command = ["setsid", "--ctty", "env", "--default-signal=INT", str(DSV4), "chat", "--url", url]
+    process = subprocess.Popen(command, stdin=far, stdout=far, stderr=far)
     os.close(far)
     try:
         yield Terminal(near, process)
