@@ -40,8 +40,8 @@ def test_every_file_of_a_bundled_checkpoint_has_its_hash(layout: str) -> None:
 def test_a_bundled_checkpoint_is_small(layout: str) -> None:
     folder = CHECKPOINTS / layout
     assert max(file.stat().st_size for file in folder.iterdir()) <= MOST_BYTES
-    if layout != "bf16":  # four times as large as FP4; it is there to compare with
-        assert num_bytes(folder) <= MOST_BYTES
+    room = 1.5 if layout == "bf16" else 1.0  # BF16 is there to compare with; its experts are four times as large as FP4
+    assert num_bytes(folder) <= MOST_BYTES * room
 
 
 def test_the_sampled_share_of_right_answers_is_that_of_the_figures(scores: list[Score]) -> None:

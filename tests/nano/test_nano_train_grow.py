@@ -44,6 +44,7 @@ def test_every_new_weight_learns() -> None:
     [
         ({"hidden_size": 128}, r"embed.weight is \[97, 128\]"),
         ({"q_lora_rank": 16}, "Layers, ranks"),
+        ({"num_hash_layers": 2}, "layers.1.ffn.gate.tid2eid is not in the checkpoint"),
         ({"compress_ratios": [0, 4, 4, 128, 0]}, "do not occur in this order"),
     ],
 )

@@ -26,14 +26,18 @@ _LAYER = re.compile(r"layers\.(\d+)\.(.*)")
 
 
 def grown(old: Weights, old_config: ModelConfig, new: Weights, config: ModelConfig) -> Weights:
-    """Return the weights of the larger model. `new` holds its initial weights; what `old` lacks is taken from there.
+    """Return the weights of the larger model. `new` holds its initial weights; a draft block may come from there.
 
-    Raises: ValueError if the larger model cannot hold the smaller one.
+    Raises: ValueError if the larger model cannot hold the smaller one, as when a layer is routed in another way.
     """
     sources = placed([layer.ratio for layer in old_config.layers], [layer.ratio for layer in config.layers])
     result: Weights = {}
     for name, initial in new.items():
         source, is_copy = _source(name, sources)
+        if source not in old and not is_copy and not name.startswith("mtp."):
+            raise ValueError(
+                f"{name} is not in the checkpoint. Route its layers by hash as before, and keep their parts."
+            )
         if source not in old or (is_copy and ".hc_" in name):
             result[name] = _quiet_streams(name, initial, config.hc_mult) if is_copy else initial
         elif is_copy and name.endswith(SILENT):
