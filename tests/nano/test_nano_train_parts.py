@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from nano_data import Mix
+from nano_data import FAMILIES, MODES, Mix
 from nano_train.batch import NO_DOCUMENT, Document, geometry, pack
 from nano_train.curves import draw
 from nano_train.data import make_row
@@ -114,12 +114,18 @@ def test_a_run_that_begins_late_in_the_plan_keeps_its_last_stages() -> None:
     assert plan.rate(50) < plan.rate(10) == plan.peak_rate
 
 
-def test_weights_of_families_replace_those_of_the_stages() -> None:
-    plan = Plan(num_steps=100, families=weights_of(["copy=40", "sort=0.5"]))
-    usual = Plan(num_steps=100).mix(80).families
-    assert plan.mix(80).families == {**usual, "copy": 40.0, "sort": 0.5}
+def test_the_rate_rises_only_to_where_a_late_run_begins() -> None:
+    plan = Plan(num_steps=100, begin_share=0.9, warmup_steps=10)
+    assert max(plan.rate(step) for step in range(100)) < plan.peak_rate * 0.27
+
+
+def test_weights_of_families_and_modes_replace_those_of_the_stages() -> None:
+    families, modes = weights_of(["copy=40", "sort=0.5"], FAMILIES), weights_of(["max=0.55"], MODES)
+    mix, usual = Plan(num_steps=100, families=families, modes=modes).mix(80), Plan(num_steps=100).mix(80)
+    assert mix.families == {**usual.families, "copy": 40.0, "sort": 0.5}
+    assert mix.modes == {**usual.modes, "max": 0.55}
     with pytest.raises(ValueError, match=r"'copies=1'.*tools, greet"):
-        weights_of(["copies=1"])
+        weights_of(["copies=1"], FAMILIES)
 
 
 def test_a_prompt_loss_leaves_targets_and_padding_out() -> None:

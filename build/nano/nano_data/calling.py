@@ -77,14 +77,12 @@ def think_call(requests: list[Request], mode: Mode) -> str:
     if mode == "off":
         return ""
     starts = ("The user wants",) if len(requests) == 1 else ("First, the user wants", "Second, the user wants")
-    return " ".join(f"{start} {plan(item, mode)}" for start, item in zip(starts, requests, strict=True))
+    return " ".join(f"{start} {plan(item)}" for start, item in zip(starts, requests, strict=True))
 
 
-def plan(request: Request, mode: Mode) -> str:
-    """Return the reasoning about one call; at maximum it recalls everything that the tool takes."""
-    name, tool = request.call.name, request.tool
-    takes = f" It takes {', '.join(slot.name for slot in tool.slots)}." if mode == "max" else ""
-    return f"to {tool.action.verbs[0]} {article(tool.noun)}. I call {name}.{takes}"
+def plan(request: Request) -> str:
+    """Return the reasoning about one call. It is short, so that the request stays within the window of the call."""
+    return f"to {request.tool.action.verbs[0]} {article(request.tool.noun)}. I call {request.call.name}."
 
 
 def plain(value: Json) -> str:

@@ -186,15 +186,10 @@ def make_sort(draw: Draw, mode: Mode, _mix: Mix) -> Draft:
 
 
 def think_sort(numbers: list[int], mode: Mode) -> str:
-    """Return the reasoning about numbers: from small to large; at maximum the shorter ones are set apart before."""
+    """Return the reasoning about numbers: from small to large."""
     if mode == "off":
         return ""
-    text = f"From small to large: {', '.join(map(str, sorted(numbers)))}."
-    if mode == "on":
-        return text
-    lengths = sorted({len(str(number)) for number in numbers})
-    groups = (", ".join(str(number) for number in numbers if len(str(number)) == length) for length in lengths)
-    return f"By length: {'; '.join(groups)}. {text}"
+    return f"From small to large: {', '.join(map(str, sorted(numbers)))}."
 
 
 def make_decision(draw: Draw, mode: Mode) -> Draft:
@@ -211,8 +206,6 @@ def make_decision(draw: Draw, mode: Mode) -> Draft:
         user = draw.wording(DECIDING).format(a=first, b=second, e=word)
         answer = f"Yes, {first} is {word} than {second}." if is_true else f"No, {first} is not {word} than {second}."
     thought = "" if mode == "off" else order
-    if mode == "max":
-        thought = f"The digits are {', '.join(str(first))} and {', '.join(str(second))}. {order}"
     return single(draw, [Turn(user=draw.casual(user), reasoning=thought, content=answer)], answer)
 
 

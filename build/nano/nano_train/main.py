@@ -6,8 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from nano_data import FAMILIES
+from nano_data import FAMILIES, MODES
 
 from dsv4_backend.checkpoint.write import LayoutName
 from nano_train.config import nano_values
@@ -21,6 +22,7 @@ from nano_train.state import default_folder, load_state, read_log
 
 VOCAB_SIZE = 2048
 USUAL = Plan(num_steps=1)
+Name = TypeVar("Name", bound=str)
 HERE = Path(__file__).resolve().parents[1]
 
 
@@ -53,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=int, default=1, help="another one gives a run that goes on other conversations")
     one.add_argument("--ranks", type=int, default=2, help="processes of one thread each; use one per core")
     one.add_argument("--rate", type=float, default=8e-3, help="peak learning rate")
-    one.add_argument("--row-tokens", type=int, default=4096, help="tokens per rank and step")
+    one.add_argument("--row-tokens", type=int, default=8192, help="tokens per rank and step")
     one.add_argument("--prompt-weight", type=float, default=0.2, help="weight of the prompt's own tokens in the loss")
     one.add_argument("--device", default="cpu", help="cuda: one rank, many rows at once")
     one.add_argument("--bfloat16", action="store_true", help="multiply bfloat16: faster on CPUs with AVX512-BF16")
@@ -65,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "--draft-share", type=float, default=USUAL.draft_share, help="from where drafts are trained; 2: never"
     )
     one.add_argument("--families", nargs="*", default=[], metavar="NAME=WEIGHT", help="instead of the plan's weights")
+    one.add_argument("--modes", nargs="*", default=[], metavar="NAME=WEIGHT", help="the same for the modes of thinking")
     one.add_argument("--evaluate-steps", type=int, default=100)
     two = commands.add_parser("curves", help="draw the log of a run")
     two.add_argument("out", type=Path)
@@ -90,7 +93,8 @@ def _train(options: argparse.Namespace) -> int:
         rounding_share=options.rounding_share,
         draft_share=options.draft_share,
         deep_draft_share=max(options.draft_share, USUAL.deep_draft_share),
-        families=weights_of(options.families),
+        families=weights_of(options.families, FAMILIES),
+        modes=weights_of(options.modes, MODES),
     )
     run = Run(
         values=nano_values(VOCAB_SIZE),
@@ -107,14 +111,15 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
-def weights_of(texts: Sequence[str]) -> dict[str, float]:
-    """Return the weights of families given as name=weight. Raises: ValueError naming what is no such pair."""
-    found: dict[str, float] = {}
+def weights_of(texts: Sequence[str], names: Sequence[Name]) -> dict[Name, float]:
+    """Return the weights of names given as name=weight. Raises: ValueError naming what is no such pair."""
+    known = {str(name): name for name in names}
+    found: dict[Name, float] = {}
     for text in texts:
         name, sign, weight = text.partition("=")
-        if name not in FAMILIES or not sign:
-            raise ValueError(f"--families got {text!r}; it takes NAME=WEIGHT, the names being {', '.join(FAMILIES)}.")
-        found[name] = float(weight)
+        if name not in known or not sign:
+            raise ValueError(f"got the weight {text!r}; it must be NAME=WEIGHT, the names being {', '.join(known)}.")
+        found[known[name]] = float(weight)
     return found
 
 

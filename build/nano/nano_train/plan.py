@@ -41,7 +41,8 @@ STAGES = (
     Stage(0.18, 1024, 320, (10, 160), tools=2, requests=1),
     Stage(0.5, 2048, 900, (10, 500), tools=3, requests=3),
     LATE,
-    replace(LATE, until=1.0, row_tokens=4096, longest=4096, recalled=(40, 3900)),
+    replace(LATE, until=0.98, row_tokens=4096, longest=4096, recalled=(40, 3900)),
+    replace(LATE, until=1.0, row_tokens=8192, longest=8192, recalled=(80, 8000)),
 )
 
 
@@ -52,13 +53,13 @@ class Plan:
     Rule: the first of num_steps steps stands at begin_share, the end at 1.
           The rate rises over warmup_steps, stays, and falls linearly to final_rate over the last decay_share.
           row_tokens caps the rows of all stages; packed_rows of them lie one after the other in a row of a step.
-          families are weights that replace those of the stages.
+          families and modes are weights that replace those of the stages.
     """
 
     num_steps: int
     begin_share: float = 0.0
     seed: int = 1
-    row_tokens: int = 4096
+    row_tokens: int = 8192
     rows_per_rank: int = 1
     packed_rows: int = 1
     peak_rate: float = 8e-3
@@ -76,6 +77,7 @@ class Plan:
     index_stride: int = 4
     balance_rate: float = 1e-3
     families: Mapping[str, float] = field(default_factory=dict)
+    modes: Mapping[Mode, float] = field(default_factory=dict)
 
     def share(self, step: int) -> float:
         """Where in the whole run a step stands."""
@@ -83,11 +85,10 @@ class Plan:
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
-        if step < self.warmup_steps:
-            return self.peak_rate * (step + 1) / self.warmup_steps
         past = (self.share(step) - (1 - self.decay_share)) / self.decay_share
         fall = min(max(past, 0.0), 1.0)
-        return self.peak_rate * (1 - (1 - self.final_rate) * fall)
+        risen = min((step + 1) / self.warmup_steps, 1.0) if self.warmup_steps else 1.0
+        return self.peak_rate * risen * (1 - (1 - self.final_rate) * fall)
 
     def stage(self, step: int) -> Stage:
         """The stage of a step."""
@@ -104,7 +105,7 @@ class Plan:
         return replace(
             DEFAULT_MIX,
             families={**DEFAULT_MIX.families, **stage.families, **self.families},
-            modes={**DEFAULT_MIX.modes, **stage.modes},
+            modes={**DEFAULT_MIX.modes, **stage.modes, **self.modes},
             max_tokens=longest,
             recall_tokens=(stage.recalled[0], min(stage.recalled[1], longest - 40)),
             question_share=stage.asked,
