@@ -54,12 +54,19 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--begin-share", type=float, default=0.0, help="where in the whole run it begins, from 0 to 1")
     one.add_argument("--seed", type=int, default=1, help="another one gives a run that goes on other conversations")
     one.add_argument("--ranks", type=int, default=2, help="processes of one thread each; use one per core")
-    one.add_argument("--rate", type=float, default=8e-3, help="peak learning rate")
-    one.add_argument("--row-tokens", type=int, default=8192, help="tokens per rank and step")
-    one.add_argument("--prompt-weight", type=float, default=0.2, help="weight of the prompt's own tokens in the loss")
+    one.add_argument("--rate", type=float, default=USUAL.peak_rate, help="peak learning rate")
+    one.add_argument("--row-tokens", type=int, default=USUAL.row_tokens, help="tokens per rank and step")
+    one.add_argument(
+        "--prompt-weight",
+        type=float,
+        default=USUAL.prompt_weight,
+        help="weight of the prompt's own tokens in the loss",
+    )
     one.add_argument("--device", default="cpu", help="cuda: one rank, many rows at once")
     one.add_argument("--bfloat16", action="store_true", help="multiply bfloat16: faster on CPUs with AVX512-BF16")
-    one.add_argument("--packed-rows", type=int, default=1, help="rows of a step that are computed as one")
+    one.add_argument(
+        "--packed-rows", type=int, default=USUAL.packed_rows, help="rows of a step that are computed as one"
+    )
     one.add_argument(
         "--rounding-share", type=float, default=USUAL.rounding_share, help="from where numbers are rounded"
     )

@@ -87,7 +87,7 @@ class Plan:
         """Learning rate of a step, counted from 0."""
         past = (self.share(step) - (1 - self.decay_share)) / self.decay_share
         fall = min(max(past, 0.0), 1.0)
-        risen = min((step + 1) / self.warmup_steps, 1.0) if self.warmup_steps else 1.0
+        risen = min((step + 1) / max(self.warmup_steps, 1), 1.0)
         return self.peak_rate * risen * (1 - (1 - self.final_rate) * fall)
 
     def stage(self, step: int) -> Stage:
