@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from nano_data import FAMILIES, MODES, Example, Mix, Mode, Split, make_example, stream
-from nano_data.draw import owner
+from nano_data.draw import Draw, owner
+from nano_data.exact import led_in, sample_keys
 from nano_data.render import EOS_ID, TOKENIZER_FILE, default_renderer
 from nano_data.wordings import MORE, WORDINGS
 
@@ -149,3 +150,16 @@ def test_an_earlier_turn_is_trained_only_as_it_was_said() -> None:
         trained = sum(example.loss_mask[: example.num_prompt_tokens])
         history = [item["content"] for item in example.body["messages"] if item["role"] == "assistant"]
         assert not trained or not re.fullmatch(r"\d+ [+-] \d+ = -?\d+", history[0])
+
+
+def test_half_of_the_training_lists_take_their_keys_from_few_words() -> None:
+    firsts = [len({key.split()[0] for key in sample_keys(Draw(str(seed), "train"), 300)}) for seed in range(40)]
+    assert 10 <= sum(number <= 34 for number in firsts) <= 30
+    assert max(firsts) > 100
+    assert all(owner(key) == "train" for seed in range(10) for key in sample_keys(Draw(str(seed), "train"), 50))
+
+
+def test_words_before_a_question_occur_in_training_only() -> None:
+    trained = [led_in(Draw(str(seed), "train"), "Is 1 larger than 2?") for seed in range(100)]
+    assert 15 <= sum(not text.startswith("Is") for text in trained) <= 45
+    assert {led_in(Draw(str(seed), "eval"), "Is 1 larger than 2?") for seed in range(100)} == {"Is 1 larger than 2?"}

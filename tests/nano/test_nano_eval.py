@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from nano_data import MODES, Grader
 from nano_eval.cells import LISTS, QUESTIONS, Cell, all_cells
 from nano_eval.drafts import draft_hits, walk
+from nano_eval.reach import CHECKPOINT, distance, with_entries
 from nano_eval.report import as_rows, table
 from nano_eval.score import Played, score
 from nano_train.config import nano_values
@@ -31,6 +33,20 @@ def test_long_lists_have_the_length_that_their_cell_names() -> None:
         (group,) = Cell(family="recall", mode="off", length=length, count=QUESTIONS).groups()
         assert all(0.8 * tokens < len(example.token_ids) < 1.2 * tokens for example in group)
         assert len({example.check.texts for example in group}) == len(group) == QUESTIONS
+
+
+def test_the_distance_of_an_answer_is_where_its_line_stands_in_the_list() -> None:
+    (group,) = Cell(family="recall", mode="off", length="2k", count=QUESTIONS).groups()
+    for example in group:
+        (line,) = example.check.texts
+        prompt = str(group[0].body["messages"][-1]["content"])
+        assert prompt[round((1 - distance(example)) * len(prompt)) :].startswith(line)
+
+
+def test_a_copied_checkpoint_chooses_as_many_entries_as_it_is_told(tmp_path: Path) -> None:
+    changed = with_entries(CHECKPOINT, tmp_path / "changed", 512)
+    assert json.loads((CHECKPOINT / "config.json").read_text("utf-8"))["index_topk"] == 64
+    assert json.loads((changed / "config.json").read_text("utf-8"))["index_topk"] == 512
 
 
 def test_the_given_answers_of_a_cell_are_all_right_and_cut_ones_are_not() -> None:

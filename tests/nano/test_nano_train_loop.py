@@ -70,6 +70,15 @@ def test_the_log_has_one_line_per_step_also_after_a_resume(tmp_path: Path) -> No
     assert steps == list(range(1, PLAN.num_steps + 1))
 
 
+def test_a_run_of_the_indexers_alone_changes_nothing_else(tmp_path: Path) -> None:
+    run = dataclasses.replace(make_run(tmp_path, dataclasses.replace(PLAN, begin_share=0.7)), only="indexer")
+    trained = train_alone(run)
+    begun = initial_weights(read_config(run.values), run.plan.seed)
+    now = trained.views(trained.values) | trained.buffers
+    changed = {name for name, tensor in begun.items() if not torch.equal(now[name], tensor)}
+    assert changed == {name for name in begun if ".indexer." in name}
+
+
 def test_the_last_step_grades_held_out_conversations(tmp_path: Path) -> None:
     train_alone(make_run(tmp_path))
     graded = [line for line in read_log(tmp_path) if "exact" in line]

@@ -51,6 +51,32 @@ def test_a_row_depends_on_its_number_alone_and_fills_most_of_its_room() -> None:
     assert int((row.batch.documents != NO_DOCUMENT).sum()) > 700
 
 
+def test_jumps_move_positions_and_leave_what_entries_hold() -> None:
+    [plain] = random_documents([700], 3)
+    jumping = Document(plain.token_ids, plain.is_target, {128: 1280, 384: 256})
+    near, far = (pack([*random_documents([133], 1), item], 1024, pad_id=0) for item in (plain, jumping))
+    start = far.starts[1]
+    assert far.positions[start + torch.tensor([127, 128, 383, 384])].tolist() == [127, 1408, 1663, 1920]
+    for ratio, entries in geometry(far, 128, [4, 128]).entries.items():
+        others = geometry(near, 128, [4, 128]).entries[ratio]
+        assert torch.equal(entries.tokens, others.tokens)
+        assert entries.ranges == others.ranges
+        assert all(map(torch.equal, entries.masks, others.masks))
+        assert torch.equal(entries.positions, far.positions[entries.tokens[:, 0]])
+
+
+def test_short_rows_of_lists_reach_far_positions() -> None:
+    mix = Mix(families={"recall": 1.0}, max_tokens=1024, recall_tokens=(500, 900))
+    rows = [make_row(3, number, mix, 1024, reach=16_384) for number in range(20)]
+    furthest = [int(row.batch.positions.max()) for row in rows]
+    assert max(furthest) > 8_000
+    assert max(furthest) < 16_384
+    assert min(furthest) < 1_024
+    for row in rows:
+        first = row.batch.is_target.tolist().index(True)
+        assert bool((row.batch.positions[first - 127 : first + 1].diff() == 1).all())
+
+
 def test_the_indexers_loss_reaches_nothing_but_the_indexers() -> None:
     config = tiny_config()
     weights = random_weights(config, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -38,6 +39,16 @@ def all_keys(split: Split) -> tuple[str, ...]:
     return tuple(pair for pair in pairs if owner(pair) == split)
 
 
+def sample_keys(draw: Draw, count: int) -> list[str]:
+    """Return different keys. Half of the training lists take them from few words, so that many keys share one."""
+    if draw.split == "eval" or draw.chance(0.5):
+        return draw.sample(all_keys(draw.split), count)
+    num_words = math.isqrt(3 * count) + 3
+    firsts, seconds = (draw.sample(words, min(num_words, len(words))) for words in (lexicon.ADJECTIVES, lexicon.NOUNS))
+    pairs = (f"{first} {second}" for first in firsts for second in seconds)
+    return draw.sample([pair for pair in pairs if owner(pair) == draw.split], count)
+
+
 @dataclass(frozen=True, slots=True)
 class ValueStyle:
     """What the values of a list look like, and about how many tokens a line takes."""
@@ -67,7 +78,7 @@ def make_recall(draw: Draw, mode: Mode, mix: Mix) -> Draft:
     style = weighted(draw, {item: item.weight for item in VALUE_STYLES})
     separator, bullet, joint = draw.pick(SEPARATORS), draw.pick(("", "", "- ")), draw.pick(("-", "-", " ", "_"))
     num_pairs = max(1, round(target_tokens / (style.line_tokens + len(bullet) / 2)))
-    keys = draw.sample(all_keys(draw.split), num_pairs)
+    keys = sample_keys(draw, num_pairs)
     lines = {key: f"{key.replace(' ', joint)}{separator}{style.make(draw)}" for key in keys}
     text = "\n".join([draw.wording(LIST_HEADS), *(f"{bullet}{line}" for line in lines.values())])
     is_system = draw.chance(0.15)
@@ -206,7 +217,16 @@ def make_decision(draw: Draw, mode: Mode) -> Draft:
         user = draw.wording(DECIDING).format(a=first, b=second, e=word)
         answer = f"Yes, {first} is {word} than {second}." if is_true else f"No, {first} is not {word} than {second}."
     thought = "" if mode == "off" else order
-    return single(draw, [Turn(user=draw.casual(user), reasoning=thought, content=answer)], answer)
+    return single(draw, [Turn(user=draw.casual(led_in(draw, user)), reasoning=thought, content=answer)], answer)
+
+
+def led_in(draw: Draw, user: str) -> str:
+    """Return a question, in training now and then behind words that mean nothing, so that only what is asked counts."""
+    if draw.split == "eval" or not draw.chance(0.3):
+        return user
+    makers = [draw.pick((lexicon.adjective, lexicon.noun)) for _ in range(draw.integer(1, 2))]
+    words = draw.own(lambda: " ".join(make(draw) for make in makers))
+    return f"{words.capitalize()}{draw.pick((': ', ', ', '. '))}{user}"
 
 
 def different_starts(draw: Draw, count: int) -> list[str]:

@@ -69,7 +69,7 @@ def until(draft: Draft, num_turns: int) -> Draft:
 def all_cells(count: int) -> list[Cell]:
     """Every cell with `count` prompts; fewer where they are long."""
     cells = [Cell(family=family, mode=mode, count=count) for family in FAMILIES for mode in MODES]
-    for length, share in (("2k", 8), ("4k", 13), ("16k", 40)):
+    for length, share in (("2k", 8), ("4k", 8), ("16k", 16)):
         lists = max(count // share, 1)
         cells += [Cell(family="recall", mode=mode, length=length, count=lists * QUESTIONS) for mode in MODES]
     return cells

@@ -5,8 +5,9 @@ Document ─ pack ─► Batch ─ geometry ─► Geometry     (integers only; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -20,10 +21,15 @@ T = TypeVar("T", bound=Any)
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One conversation. Rule: is_target[i] says that token i is to be predicted; both have the same length."""
+    """One conversation.
+
+    Rule: is_target[i] says that token i is to be predicted; both have the same length. Positions go on from token i by
+          jumps[i] more than one, as if tokens had been left out; i and jumps[i] are multiples of all ratios.
+    """
 
     token_ids: Sequence[int]
     is_target: Sequence[bool]
+    jumps: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,8 @@ def pack(documents: Sequence[Document], num_tokens: int, pad_id: int) -> Batch:
         inside[place + 1 : place + length] = True
         owner[place:end] = index
         positions[place:end] = torch.arange(end - place)
+        for row, size in document.jumps.items():
+            positions[place + row : end] += size
         starts.append(place)
         place = end
     positions[place:] = torch.arange(num_tokens - place)
@@ -126,6 +134,12 @@ def pack(documents: Sequence[Document], num_tokens: int, pad_id: int) -> Batch:
         is_prompt=(inside & ~wanted)[1:],
         starts=(*starts, place) if place < num_tokens else tuple(starts),
     )
+
+
+def target_chunks(batch: Batch) -> frozenset[int]:
+    """Return the chunks in which a token is to be predicted."""
+    wanted = batch.is_target.view(-1, CHUNK).any(1)
+    return frozenset(wanted.nonzero().flatten().tolist())
 
 
 def aligned(length: int) -> int:
@@ -158,7 +172,7 @@ def _entries(batch: Batch, ratio: int) -> EntryGeometry:
     owner, last = batch.documents[firsts], firsts + ratio - 1
     ranges, masks, visible = [], [], []
     for row in range(0, batch.num_tokens, CHUNK):
-        begin = int(row - batch.positions[row])
+        begin = batch.starts[bisect_right(batch.starts, row) - 1]
         low, high = (int(item) for item in torch.searchsorted(last, torch.tensor([begin, row + CHUNK])))
         queries = torch.arange(row, row + CHUNK)[:, None]
         is_seen = (last[low:high] <= queries) & (owner[low:high] == batch.documents[queries])

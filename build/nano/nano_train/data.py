@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ PAD_ID = 2
 ROW_STRIDE = 1 << 16  # numbers of the stream that belong to one row; far more than fit into it
 ROWS_AHEAD = 32
 MAX_MISSES = 6  # examples in a row that did not fit, after which the row is closed
+JUMP = 128  # a multiple of all ratios, so that entries hold the same tokens as without jumps
+SPREAD_SHARE = 0.6  # of the recalled lists
+MAX_JUMPS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +31,31 @@ class Row:
     examples: tuple[Example, ...]
 
 
-def make_row(seed: int, number: int, mix: Mix, num_tokens: int, split: Split = "train") -> Row:
-    """Return row `number`, which depends on the arguments alone. mix.max_tokens may be at most num_tokens."""
+def make_row(seed: int, number: int, mix: Mix, num_tokens: int, split: Split = "train", reach: int = 0) -> Row:
+    """Return row `number`, which depends on the arguments alone. mix.max_tokens may be at most num_tokens.
+
+    Rule: in a row with a reach, some recalled lists jump on to positions up to there.
+    """
     chosen = tuple(_fill(stream(seed, split, mix, start=number * ROW_STRIDE), num_tokens))
-    documents = [Document(example.token_ids, example.loss_mask) for example in chosen]
+    draw = random.Random(f"{seed}/{number}/jumps")
+    documents = [Document(example.token_ids, example.loss_mask, jumps(example, reach, draw)) for example in chosen]
     return Row(pack(documents, num_tokens, PAD_ID), chosen)
+
+
+def jumps(example: Example, reach: int, draw: random.Random) -> dict[int, int]:
+    """Return where the positions of a recalled list jump, and how far: a short row then teaches long distances.
+
+    Rule: no jump within JUMP tokens of the first answer. Source: Zhu et al., "PoSE", arXiv 2309.10400.
+    """
+    length, is_chosen = len(example.token_ids), draw.random() < SPREAD_SHARE
+    places = range(JUMP, example.loss_mask.index(True) - JUMP + 1, JUMP)
+    if example.family != "recall" or not is_chosen or not places or reach < length + JUMP:
+        return {}
+    blocks = int(length * (reach / length) ** draw.random() - length) // JUMP
+    rows = sorted(draw.sample(places, min(MAX_JUMPS, len(places), draw.randint(1, MAX_JUMPS))))
+    ends = sorted(draw.randint(0, blocks) for _ in rows[1:])
+    parts = (high - low for low, high in zip((0, *ends), (*ends, blocks), strict=True))
+    return {row: part * JUMP for row, part in zip(rows, parts, strict=True)}
 
 
 class RowMaker:
@@ -54,7 +78,7 @@ class RowMaker:
 
 
 def _make(plan: Plan, step: int, number: int) -> Row:
-    return make_row(plan.seed, number, plan.mix(step), plan.tokens(step))
+    return make_row(plan.seed, number, plan.mix(step), plan.tokens(step), reach=plan.stage(step).reach)
 
 
 def _fill(examples: Iterable[Example], num_tokens: int) -> Iterable[Example]:

@@ -21,6 +21,7 @@ from dsv4_kernels.dispatch import bind
 from dsv4_kernels.ops import OpTable
 
 from dsv4_backend.config import ModelConfig
+from nano_train.batch import target_chunks
 from nano_train.config import read_config
 from nano_train.data import RowMaker, make_row
 from nano_train.evaluate import Tally, merged, tally
@@ -51,7 +52,7 @@ class Run:
     Rule: a run without a saved state begins with the weights of the checkpoints `begin`, the first before the next;
           what none of them holds begins with random ones.
           On another device than the CPU there is one rank, for which other processes make the rows ahead.
-          has_bfloat16: matrix products as `products` describes.
+          has_bfloat16: matrix products as `products` describes. only: train the weights with this in their names.
     """
 
     values: dict[str, object]
@@ -61,6 +62,7 @@ class Run:
     begin: tuple[Path, ...] = ()
     device: str = "cpu"
     has_bfloat16: bool = False
+    only: str = ""
     evaluate_steps: int = 200
     evaluate_rows: int = 4
     save_s: float = 180.0
@@ -74,8 +76,8 @@ class Rank:
         is_half.set(run.has_bfloat16)
         self.run, self.rank, self.arena, self.barrier = run, rank, arena, barrier
         self.config: ModelConfig = read_config(run.values)
-        self.weights = arena.weights(rank)
-        self.updater = arena.updater(rank)
+        self.weights = arena.weights(rank, run.only)
+        self.updater = arena.updater(rank, run.only)
         self.kernels: OpTable = bind("cpu")
         self.storages = quantised_names(self.config)
         self.rows = RowMaker(run.plan, run.num_ranks * run.plan.rows_per_rank, is_ahead=run.device != "cpu")
@@ -115,7 +117,8 @@ class Rank:
         for part in range(plan.rows_per_rank):
             number = (step * plan.rows_per_rank + part) * self.run.num_ranks + self.rank
             row = self.rows.take(step, number)
-            phase = IndexPhase(plan.index_chunks(step), plan.is_dense(step))
+            chunks = plan.index_chunks(step) | (target_chunks(row.batch) if self.run.only else frozenset())
+            phase = IndexPhase(chunks, plan.is_dense(step))
             weights, rounding = self._numerics(is_rounding=plan.is_rounding(step))
             forward = Pass(self.config, weights, row.batch, rounding, phase)
             found = losses(forward, plan.draft_depth(step), has_prompt=plan.prompt(step) > 0)
@@ -133,7 +136,7 @@ class Rank:
 
     def _balance(self, loads: torch.Tensor) -> None:
         """Move the router biases; rank 0 alone writes them, between two meetings."""
-        if self.rank:
+        if self.rank or self.run.only:
             return
         names = [name for name in self.arena.buffers if name.endswith("gate.bias")]
         for index, name in enumerate(names):

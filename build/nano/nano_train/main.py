@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--families", nargs="*", default=[], metavar="NAME=WEIGHT", help="instead of the plan's weights")
     one.add_argument("--modes", nargs="*", default=[], metavar="NAME=WEIGHT", help="the same for the modes of thinking")
+    one.add_argument("--only", default="", metavar="PART", help="train the weights with this in their names: indexer")
     one.add_argument("--evaluate-steps", type=int, default=100)
     two = commands.add_parser("curves", help="draw the log of a run")
     two.add_argument("out", type=Path)
@@ -111,6 +112,7 @@ def _train(options: argparse.Namespace) -> int:
         num_ranks=options.ranks,
         device=options.device,
         has_bfloat16=options.bfloat16,
+        only=options.only,
         evaluate_steps=options.evaluate_steps,
     )
     done = train(run)

@@ -17,6 +17,7 @@ class Stage:
     Rule: a row holds row_tokens tokens; no document is longer than `longest`; recalled lists have about `recalled`
           tokens and up to `asked` questions per pair; a conversation has at most `tools` tools and `requests` requests,
           of which the share `pairs` is for two calls. `families` and `modes` are weights that replace the usual ones.
+          Positions of recalled lists may jump on up to `reach`.
     """
 
     until: float
@@ -29,6 +30,7 @@ class Stage:
     pairs: float = 0.0
     families: Mapping[str, float] = field(default_factory=dict)
     modes: Mapping[Mode, float] = field(default_factory=dict)
+    reach: int = 0
 
 
 LATE_FAMILIES = {
@@ -36,7 +38,7 @@ LATE_FAMILIES = {
     **{"sort": 22.0, "copy": 10.0, "greet": 3.5, "unknown": 2.5},
 }
 LATE_MODES: dict[Mode, float] = {"off": 0.36, "on": 0.36, "max": 0.28}
-LATE = Stage(0.94, 2048, 2048, (20, 1200), 0.6, 6, 4, 0.35, LATE_FAMILIES, LATE_MODES)
+LATE = Stage(0.94, 2048, 2048, (40, 1900), 0.6, 6, 4, 0.35, LATE_FAMILIES, LATE_MODES, reach=24_000)
 STAGES = (
     Stage(0.18, 1024, 320, (10, 160), tools=2, requests=1),
     Stage(0.5, 2048, 900, (10, 500), tools=3, requests=3),

@@ -63,25 +63,25 @@ class Arena:
         parts = torch.split(flat, [shape.numel() for shape in self.shapes.values()])
         return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
-    def weights(self, rank: int) -> Weights:
-        """The shared weights as leaves whose gradients are this rank's."""
+    def weights(self, rank: int, only: str = "") -> Weights:
+        """The shared weights; those with `only` in their names are leaves whose gradients are this rank's."""
         leaves = self.views(self.values)
         for name, gradient in self.views(self.gradients[rank]).items():
-            leaves[name].requires_grad_()
-            leaves[name].grad = gradient
+            leaves[name].requires_grad_(only in name)
+            leaves[name].grad = gradient if only in name else None
         return leaves | self.buffers
 
-    def updater(self, rank: int) -> Updater:
-        """What changes this rank's share of the weights."""
-        return Updater(self, rank)
+    def updater(self, rank: int, only: str = "") -> Updater:
+        """What changes this rank's share of the weights with `only` in their names."""
+        return Updater(self, rank, only)
 
 
 class Updater:
     """Changes the weights that one rank is responsible for, in shared memory."""
 
-    def __init__(self, arena: Arena, rank: int) -> None:
+    def __init__(self, arena: Arena, rank: int, only: str) -> None:
         num_ranks = arena.gradients.shape[0]
-        self.names = _shares(arena.shapes, num_ranks)[rank]
+        self.names = _shares({name: shape for name, shape in arena.shapes.items() if only in name}, num_ranks)[rank]
         self.values, self.first, self.second = (arena.views(flat) for flat in (arena.values, arena.first, arena.second))
         self.gradients = [arena.views(flat) for flat in arena.gradients]
 
