@@ -79,6 +79,12 @@ def test_a_run_of_the_indexers_alone_changes_nothing_else(tmp_path: Path) -> Non
     assert changed == {name for name in begun if ".indexer." in name}
 
 
+def test_a_part_that_no_weight_belongs_to_is_refused(tmp_path: Path) -> None:
+    run = dataclasses.replace(make_run(tmp_path), only="indexers")
+    with pytest.raises(ValueError, match="no weight has 'indexers' in its name"):
+        train(run)
+
+
 def test_the_last_step_grades_held_out_conversations(tmp_path: Path) -> None:
     train_alone(make_run(tmp_path))
     graded = [line for line in read_log(tmp_path) if "exact" in line]

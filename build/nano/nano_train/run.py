@@ -23,11 +23,15 @@ from nano_train.weights import Weights, initial_weights
 def train(run: Run) -> int:
     """Train from the saved state, or from the start; return the number of steps done.
 
-    Raises: ValueError if the folder holds another run's state, or a device other than the CPU has several ranks.
+    Raises: ValueError if the folder holds another run's state, a device other than the CPU has several ranks, or no
+            weight has run.only in its name.
     """
     if run.device != "cpu" and run.num_ranks != 1:
         raise ValueError(f"{run.num_ranks} ranks cannot share {run.device}. Use --ranks 1 and more --packed-rows.")
-    arena = Arena.allocate(first_weights(run), run.num_ranks, NUM_REPORTED, run.device)
+    weights = first_weights(run)
+    if not any(run.only in name for name in weights):
+        raise ValueError(f"no weight has {run.only!r} in its name. Name a part such as indexer, or leave --only out.")
+    arena = Arena.allocate(weights, run.num_ranks, NUM_REPORTED, run.device)
     state = load_state(run.folder)
     if state is not None:
         restore(arena, state)

@@ -67,8 +67,9 @@ class Arena:
         """The shared weights; those with `only` in their names are leaves whose gradients are this rank's."""
         leaves = self.views(self.values)
         for name, gradient in self.views(self.gradients[rank]).items():
-            leaves[name].requires_grad_(only in name)
-            leaves[name].grad = gradient if only in name else None
+            if only in name:
+                leaves[name].requires_grad_()
+                leaves[name].grad = gradient
         return leaves | self.buffers
 
     def updater(self, rank: int, only: str = "") -> Updater:
