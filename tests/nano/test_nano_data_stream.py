@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from nano_data import FAMILIES, MODES, Example, Mix, Mode, Split, make_example, stream
 from nano_data.draw import Draw, owner
-from nano_data.exact import led_in, sample_keys
+from nano_data.exact import LARGER, make_decision, sample_keys
 from nano_data.render import EOS_ID, TOKENIZER_FILE, default_renderer
 from nano_data.wordings import MORE, WORDINGS
 
@@ -18,6 +18,7 @@ from dsv4_backend.chat import ChatEncoder
 
 ENCODER = ChatEncoder(TOKENIZER_FILE)
 CASES = list(itertools.product(FAMILIES, MODES))
+DECISION = re.compile(r"(\d+) is (\w+), so (\w+): (yes|no)\.")
 
 
 def some(family: str, mode: Mode, split: Split = "train", count: int = 12) -> list[Example]:
@@ -159,7 +160,17 @@ def test_half_of_the_training_lists_take_their_keys_from_few_words() -> None:
     assert all(owner(key) == "train" for seed in range(10) for key in sample_keys(Draw(str(seed), "train"), 50))
 
 
-def test_words_before_a_question_occur_in_training_only() -> None:
-    trained = [led_in(Draw(str(seed), "train"), "Is 1 larger than 2?") for seed in range(100)]
-    assert 15 <= sum(not text.startswith("Is") for text in trained) <= 45
-    assert {led_in(Draw(str(seed), "eval"), "Is 1 larger than 2?") for seed in range(100)} == {"Is 1 larger than 2?"}
+def test_a_decision_says_how_the_numbers_stand_and_yes_if_that_was_asked() -> None:
+    seen = set()
+    for seed in range(200):
+        turn = make_decision(Draw(str(seed), "train"), "on").turns[0]
+        first, second = map(int, re.findall(r"\d+", turn.user))
+        relation = "larger" if first > second else "smaller"
+        assert turn.reasoning == turn.content
+        if found := DECISION.fullmatch(turn.content):
+            asked = "larger" if any(f" {word}" in turn.user for word in LARGER) else "smaller"
+            assert found.groups() == (str(first), relation, asked, "yes" if asked == relation else "no")
+            seen.add((relation, asked))
+        else:
+            assert turn.content == f"{first} is {relation} than {second}."
+    assert len(seen) == 4

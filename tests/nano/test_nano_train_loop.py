@@ -16,7 +16,7 @@ from nano_train.main import VOCAB_SIZE
 from nano_train.plan import Plan
 from nano_train.run import first_weights, train
 from nano_train.shared import Arena
-from nano_train.ship import without_draft
+from nano_train.ship import figures, without_draft
 from nano_train.state import load_state, read_log, restore
 from nano_train.weights import initial_weights
 from nano_train_rig import TINY
@@ -68,6 +68,18 @@ def test_the_log_has_one_line_per_step_also_after_a_resume(tmp_path: Path) -> No
     train_alone(make_run(tmp_path))
     steps = [line["step"] for line in read_log(tmp_path) if "next_token" in line]
     assert steps == list(range(1, PLAN.num_steps + 1))
+
+
+def test_the_figures_of_a_run_are_added_to_those_of_the_weights_it_began_with(tmp_path: Path) -> None:
+    train_alone(make_run(tmp_path))
+    state, log = load_state(tmp_path), read_log(tmp_path)
+    assert state is not None
+    alone = figures(state, log, {})
+    both = figures(state, log, {"steps": 5, "tokens": 1000, "seconds": 20.5})
+    assert alone["steps"] == PLAN.num_steps
+    assert both["steps"] == alone["steps"] + 5
+    assert both["tokens"] == alone["tokens"] + 1000
+    assert both["seconds"] == pytest.approx(alone["seconds"] + 20.5)
 
 
 def test_a_run_of_the_indexers_alone_changes_nothing_else(tmp_path: Path) -> None:

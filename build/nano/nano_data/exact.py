@@ -20,6 +20,8 @@ ADDING, SUBTRACTING = wordings("adding"), wordings("subtracting")
 DECIDING, RELATING = wordings("deciding"), wordings("relating")
 SORTING, COMPARING = wordings("sorting"), wordings("comparing")
 COPYING, REVERSING = wordings("copying"), wordings("reversing")
+LARGER = ("larger", "bigger", "greater")
+SMALLER = ("smaller", "lower", "less")
 
 
 def single(draw: Draw, turns: list[Turn], answer: str, kind: str = "text") -> Draft:
@@ -176,7 +178,8 @@ def prove(first: int, second: int, is_sum: bool) -> str:
 def make_sort(draw: Draw, mode: Mode, _mix: Mix) -> Draft:
     """Return a short list to be sorted, or its largest or smallest number to be found."""
     if draw.chance(0.45):
-        return make_word_sort(draw, mode) if draw.chance(0.6) else make_decision(draw, mode)
+        is_of_words = draw.chance(0.6 if draw.split == "eval" else 0.35)  # decisions are learned the slowest
+        return make_word_sort(draw, mode) if is_of_words else make_decision(draw, mode)
     high = draw.pick((9, 99, 99, 999))
     is_pick = draw.chance(0.45)
     count = draw.integer(2, 5 if high < 100 else 3)
@@ -204,29 +207,23 @@ def think_sort(numbers: list[int], mode: Mode) -> str:
 
 
 def make_decision(draw: Draw, mode: Mode) -> Draft:
-    """Return two numbers to be compared."""
+    """Return two numbers to be compared.
+
+    Rule: a question for yes or no is answered by how the numbers stand and by what was asked, side by side, then by
+          yes or no. Apart from each other, the model does not learn to compare the two.
+    """
     high = draw.pick((9, 99, 999, 9999))
     first, second = draw.own(lambda: draw.sample(range(high + 1), 2), str)
-    is_larger = first > second
-    order = f"{first} is {'larger' if is_larger else 'smaller'} than {second}."
-    if draw.chance(0.4):
-        user, answer = draw.wording(RELATING).format(a=first, b=second), order
+    relation = "larger" if first > second else "smaller"
+    if draw.chance(0.4 if draw.split == "eval" else 0.3):
+        user, answer = draw.wording(RELATING).format(a=first, b=second), f"{first} is {relation} than {second}."
     else:
-        word = draw.pick(("larger", "bigger", "greater", "smaller", "lower", "less"))
-        is_true = is_larger == (word in ("larger", "bigger", "greater"))
+        word = draw.pick((*LARGER, *SMALLER))
         user = draw.wording(DECIDING).format(a=first, b=second, e=word)
-        answer = f"Yes, {first} is {word} than {second}." if is_true else f"No, {first} is not {word} than {second}."
-    thought = "" if mode == "off" else order
-    return single(draw, [Turn(user=draw.casual(led_in(draw, user)), reasoning=thought, content=answer)], answer)
-
-
-def led_in(draw: Draw, user: str) -> str:
-    """Return a question, in training now and then behind words that mean nothing, so that only what is asked counts."""
-    if draw.split == "eval" or not draw.chance(0.3):
-        return user
-    makers = [draw.pick((lexicon.adjective, lexicon.noun)) for _ in range(draw.integer(1, 2))]
-    words = draw.own(lambda: " ".join(make(draw) for make in makers))
-    return f"{words.capitalize()}{draw.pick((': ', ', ', '. '))}{user}"
+        asked = "larger" if word in LARGER else "smaller"
+        answer = f"{first} is {relation}, so {asked}: {'yes' if asked == relation else 'no'}."
+    turn = Turn(user=draw.casual(user), reasoning="" if mode == "off" else answer, content=answer)
+    return single(draw, [turn], answer)
 
 
 def different_starts(draw: Draw, count: int) -> list[str]:

@@ -31,8 +31,8 @@ says. It knows nothing else, and says so.
 | vocabulary | {vocab} byte-level BPE entries, V4's pre-tokeniser and special tokens |
 
 **Training.** {tokens:.1f} M tokens of conversations from `build/nano/nano_data` (made from grammars, rendered by
-deepseek-recipe; no text of others) in {hours:.1f} hours on {hardware}: `make nano`. FP8 and FP4 round trips of
-weights and activations were part of the last steps. Curves: `build/nano/results/curves.svg`.
+deepseek-recipe; no text of others) on {hardware}, in the runs that `build/nano/README.md` lists: `make nano`. FP8 and
+FP4 round trips of weights and activations were part of the last steps. Curves: `build/nano/results/curves.svg`.
 
 **Use.** English requests of the kinds below, in the wordings of a template language. Not for facts, advice or text.
 
@@ -74,7 +74,6 @@ def make_card(folder: Path, record: Mapping[str, Any], training: Mapping[str, An
         sinkhorn=config["hc_sinkhorn_iters"],
         vocab=config["vocab_size"],
         tokens=training["tokens"] / 1e6,
-        hours=training["seconds"] / 3600,
         hardware=record["hardware"],
         command=record["command"],
         table=table(record["rows"]),

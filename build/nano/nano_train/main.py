@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> int:
         options.out.write_text(draw(read_log(options.folder)), "utf-8")
         return 0
     if options.command == "ship":
-        return _ship(options.folder, options.out)
+        return _ship(options.folder, options.out, options.before)
     return _export(options.folder, options.out, LayoutName(options.layout))
 
 
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     three.add_argument("--layout", choices=[layout.value for layout in LAYOUTS], default=LayoutName.OFFICIAL.value)
     four = commands.add_parser("ship", help="write every layout, the curves and the figures of the run")
     four.add_argument("--out", type=Path, default=HERE, help="folder of `checkpoints` and `results`")
+    four.add_argument("--before", type=Path, help="training.json of the weights the run began with; its sums are added")
     for command in (one, two, three, four):
         command.add_argument("--folder", type=Path, default=default_folder(), help="where the run is kept")
     return parser
@@ -132,11 +134,11 @@ def weights_of(texts: Sequence[str], names: Sequence[Name]) -> dict[Name, float]
     return found
 
 
-def _ship(folder: Path, out: Path) -> int:
-    state = load_state(folder)
+def _ship(folder: Path, out: Path, before: Path | None) -> int:
+    state, sums = load_state(folder), json.loads(before.read_text("utf-8")) if before else {}
     if state is None:
         return _refuse(folder)
-    for name, size in ship(state, read_log(folder), out).items():
+    for name, size in ship(state, read_log(folder), out, sums).items():
         sys.stdout.write(f"{name}: {size / 1e6:.1f} MB\n")
     return 0
 

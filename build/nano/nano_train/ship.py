@@ -12,11 +12,14 @@ from dsv4_backend.checkpoint.write import LayoutName
 from nano_train.curves import draw
 from nano_train.export import LAYOUTS, Trained, export, num_bytes
 
+Figures = Mapping[str, Any]
 
-def ship(state: Mapping[str, Any], log: Sequence[Mapping[str, Any]], out: Path) -> dict[str, int]:
+
+def ship(state: Mapping[str, Any], log: Sequence[Figures], out: Path, before: Figures | None = None) -> dict[str, int]:
     """Write `checkpoints/<layout>`, `results/curves.svg` and `results/training.json`; return bytes by layout.
 
-    Rule: BF16 is there to compare with, so it has no draft block.
+    Rule: BF16 is there to compare with, so it has no draft block. `before` is the training.json of the weights that
+          the run began with; its sums are added.
     """
     model, sizes = Trained.from_state(state), {}
     for layout in LAYOUTS:
@@ -27,7 +30,7 @@ def ship(state: Mapping[str, Any], log: Sequence[Mapping[str, Any]], out: Path) 
     results = out / "results"
     results.mkdir(parents=True, exist_ok=True)
     (results / "curves.svg").write_text(draw([dict(line) for line in log]), "utf-8")
-    text = json.dumps(figures(state, log), indent=1) + "\n"
+    text = json.dumps(figures(state, log, before or {}), indent=1) + "\n"
     (results / "training.json").write_text(text, "utf-8")
     return sizes
 
@@ -39,17 +42,17 @@ def without_draft(model: Trained) -> Trained:
     return Trained(model.values | {"num_nextn_predict_layers": 0, "compress_ratios": ratios}, weights)
 
 
-def figures(state: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How the model was trained. Units: seconds over all parts of the run."""
+def figures(state: Mapping[str, Any], log: Sequence[Figures], before: Figures) -> dict[str, Any]:
+    """How the model was trained. Units: seconds; these, steps and tokens are sums over all runs."""
     steps = [line for line in log if "next_token" in line]
     graded = [line for line in log if "exact" in line]
     tail = steps[-50:]
     return {
-        "steps": len(steps),
+        "steps": before.get("steps", 0) + len(steps),
         "plan": dict(state["plan"]),
         "parameters": sum(state["values"].shape),
-        "seconds": log[-1]["seconds"] if log else 0,
-        "tokens": sum(line.get("tokens", 0) for line in steps),
+        "seconds": round(before.get("seconds", 0) + (log[-1]["seconds"] if log else 0), 1),
+        "tokens": before.get("tokens", 0) + sum(line.get("tokens", 0) for line in steps),
         "last_losses": {
             name: round(sum(line[name] for line in tail) / max(len(tail), 1), 4)
             for name in ("next_token", "draft", "index", "hit")
