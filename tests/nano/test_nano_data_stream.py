@@ -13,6 +13,7 @@ from nano_data.draw import Draw, owner
 from nano_data.exact import LARGER, make_decision, sample_keys
 from nano_data.render import EOS_ID, TOKENIZER_FILE, default_renderer
 from nano_data.wordings import MORE, WORDINGS
+from nano_wordings import plain_words, words_apart
 
 from dsv4_backend.chat import ChatEncoder
 
@@ -106,24 +107,13 @@ def test_longer_examples_than_the_mix_allows_are_left_out() -> None:
 def all_wordings(table: dict[str, Any], part: str) -> set[str]:
     """All wordings of a part, in small letters and without punctuation."""
     if part in table:
-        return {re.sub(r"[^a-z{}+= -]", "", line.lower()).strip() for line in table[part].splitlines()}
+        return {" ".join(plain_words(line)) for line in table[part].splitlines()}
     return {found for item in table.values() if isinstance(item, dict) for found in all_wordings(item, part)}
 
 
 def test_held_out_wordings_differ_by_more_than_punctuation() -> None:
     trained = all_wordings(WORDINGS, "train") | all_wordings(MORE, "train")
     assert not trained & all_wordings(WORDINGS, "held_out")
-
-
-def words_apart(first: str, second: str) -> int:
-    """The words to be changed, added or taken away to come from one wording to the other."""
-    left, right = (re.sub(r"[^a-z{}+= -]", "", text.lower()).split() for text in (first, second))
-    row = list(range(len(right) + 1))
-    for i, word in enumerate(left, 1):
-        diagonal, row[0] = row[0], i
-        for j, other in enumerate(right, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (word != other))
-    return row[-1]
 
 
 def near_pairs(table: dict[str, Any], more: dict[str, Any]) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from nano_data import lexicon
 from nano_data.draw import Draw, owner, weighted
 from nano_data.records import Check, Draft, Mix, Mode, Split, Turn
-from nano_data.wordings import wordings
+from nano_data.wordings import WORDINGS, wordings
 
 PLACES = ("ones", "tens", "hundreds", "thousands", "ten thousands")
 
@@ -19,9 +19,14 @@ LIST_HEADS, LOOKUPS = wordings("list_heads"), wordings("lookups")
 ADDING, SUBTRACTING = wordings("adding"), wordings("subtracting")
 DECIDING, RELATING = wordings("deciding"), wordings("relating")
 SORTING, COMPARING = wordings("sorting"), wordings("comparing")
+NATURAL_SORTING: dict[str, tuple[str, ...]] = {
+    order: tuple(text.splitlines()) for order, text in WORDINGS["natural_sorting"].items()
+}
 COPYING, REVERSING = wordings("copying"), wordings("reversing")
 LARGER = ("larger", "bigger", "greater")
 SMALLER = ("smaller", "lower", "less")
+ENDS = ("largest", "biggest", "highest"), ("smallest", "lowest", "least")
+ENDS_OF_TWO = ("larger", "bigger", "greater", "higher"), ("smaller", "lower", "less")
 
 
 def single(draw: Draw, turns: list[Turn], answer: str, kind: str = "text") -> Draft:
@@ -188,15 +193,25 @@ def make_sort(draw: Draw, mode: Mode, _mix: Mix) -> Draft:
     if not is_pick:
         order = draw.pick(("ascending", "descending"))
         found = ", ".join(map(str, sorted(numbers, reverse=order == "descending")))
-        user = draw.wording(SORTING).format(l=listed, o=order)
+        user = ask_order(draw, listed, order)
     else:
         listed = listed if count > 2 or draw.chance(0.5) else f"{numbers[0]} or {numbers[1]}"
-        ends = ("largest", "biggest", "highest"), ("smallest", "lowest", "least")
+        is_pair = count == 2 and draw.split == "train" and draw.chance(0.6)
+        ends = ENDS_OF_TWO if is_pair else ENDS
         is_max = draw.chance(0.5)
         found = str(max(numbers) if is_max else min(numbers))
         user = draw.wording(COMPARING).format(l=listed, e=draw.pick(ends[0] if is_max else ends[1]))
     user = draw.casual(user[0].upper() + user[1:])
     return single(draw, [Turn(user=user, reasoning=think_sort(numbers, mode), content=found)], found)
+
+
+def ask_order(draw: Draw, listed: str, order: str) -> str:
+    """Return the request to sort a list; in training now and then without the name of the order."""
+    if draw.split == "train" and draw.chance(0.3):
+        template = draw.pick(NATURAL_SORTING[order])
+        draw.wordings.append(template)
+        return template.format(l=listed)
+    return draw.wording(SORTING).format(l=listed, o=order)
 
 
 def think_sort(numbers: list[int], mode: Mode) -> str:
@@ -238,7 +253,7 @@ def different_starts(draw: Draw, count: int) -> list[str]:
 def make_word_sort(draw: Draw, mode: Mode) -> Draft:
     """Return a few words to be put in alphabetical order."""
     words = draw.own(lambda: different_starts(draw, draw.integer(2, 4)), " ".join)
-    user = draw.wording(SORTING).format(l=", ".join(words), o="alphabetical")
+    user = ask_order(draw, ", ".join(words), "alphabetical")
     found = ", ".join(sorted(words))
     thought = "" if mode == "off" else f"By first letters: {', '.join(word[0] for word in sorted(words))}."
     if mode == "max":

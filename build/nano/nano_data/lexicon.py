@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from nano_data.coined import coined
 from nano_data.draw import Draw
 
 ADJECTIVES = tuple(
@@ -47,6 +50,7 @@ ONSETS = tuple(
 PLACE_ENDS = tuple("a burg by dale field ford ham haven land mouth o port stad ton via ville wick".split())
 SURNAME_ENDS = tuple("ado berg er es ett ez in ini ley man nen ov sen ski son ton ward well".split())
 TOPICS = tuple("budget design launch lunch party plan report review sales team test training travel update".split())
+COINED_SHARE = 0.12  # of the plain words, in training
 CODE_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 
 
@@ -77,7 +81,7 @@ def code(draw: Draw) -> str:
 
 def email(draw: Draw) -> str:
     """Return an address such as nora@falcon.org."""
-    return f"{draw.pick(FIRST_NAMES).lower()}@{draw.pick(NOUNS)}.{draw.pick(('com', 'org', 'net'))}"
+    return f"{draw.pick(FIRST_NAMES).lower()}@{noun(draw)}.{draw.pick(('com', 'org', 'net'))}"
 
 
 def date(draw: Draw) -> str:
@@ -92,30 +96,35 @@ def clock(draw: Draw) -> str:
 
 def phrase(draw: Draw) -> str:
     """Return two to four plain words."""
-    words = [draw.pick(ADJECTIVES), draw.pick(NOUNS)]
+    words = [adjective(draw), noun(draw)]
     if draw.chance(0.5):
         words.append(draw.pick(TOPICS))
     if draw.chance(0.3):
-        words.insert(0, draw.pick(ADJECTIVES))
+        words.insert(0, adjective(draw))
     return " ".join(words)
 
 
 def file_name(draw: Draw) -> str:
     """Return a path such as plans/river.txt."""
     folder = f"{draw.pick(TOPICS)}/" if draw.chance(0.6) else ""
-    return f"{folder}{draw.pick(NOUNS)}.{draw.pick(('txt', 'csv', 'md', 'pdf', 'json'))}"
+    return f"{folder}{noun(draw)}.{draw.pick(('txt', 'csv', 'md', 'pdf', 'json'))}"
 
 
 def label(draw: Draw) -> str:
     """Return a name such as amber-fox."""
-    return f"{draw.pick(ADJECTIVES)}-{draw.pick(NOUNS)}"
+    return f"{adjective(draw)}-{noun(draw)}"
 
 
 def noun(draw: Draw) -> str:
-    """Return one plain noun."""
-    return draw.pick(NOUNS)
+    """Return one plain noun; in training now and then one that nobody knows."""
+    return plain_or_coined(draw, NOUNS)
 
 
 def adjective(draw: Draw) -> str:
-    """Return one plain adjective."""
-    return draw.pick(ADJECTIVES)
+    """Return one plain adjective; in training now and then one that nobody knows."""
+    return plain_or_coined(draw, ADJECTIVES)
+
+
+def plain_or_coined(draw: Draw, words: Sequence[str]) -> str:
+    """Return one of the words. Rule: what evaluation asks does not depend on the share of coined ones."""
+    return coined(draw) if draw.split == "train" and draw.chance(COINED_SHARE) else draw.pick(words)

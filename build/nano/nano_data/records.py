@@ -15,7 +15,7 @@ MODES: tuple[Mode, ...] = ("off", "on", "max")
 
 def _family_weights() -> dict[str, float]:
     light = {"greet": 2.5, "unknown": 2.0, "sort": 9.0, "copy": 8.0}
-    return {"tools": 4.0, "recall": 5.0, "arithmetic": 5.0, "json": 7.0, "parallel": 2.5, **light}
+    return {"tools": 4.0, "recall": 5.0, "arithmetic": 5.0, "json": 7.0, "parallel": 2.5, "everyday": 8.0, **light}
 
 
 def _mode_weights() -> dict[Mode, float]:

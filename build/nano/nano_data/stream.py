@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from nano_data import calling, exact, filling, talk
+from nano_data import calling, everyday, exact, filling, talk
 from nano_data.draw import Draw, weighted
 from nano_data.records import DEFAULT_MIX, Draft, Example, Json, Mix, Mode, Split
 from nano_data.render import MODE_FIELDS, Renderer, default_renderer
@@ -21,6 +21,7 @@ GENERATORS: dict[str, Callable[[Draw, Mode, Mix], Draft]] = {
     "copy": exact.make_copy,
     "parallel": calling.make_parallel,
     "recall": exact.make_recall,
+    "everyday": everyday.make_everyday,
 }
 LIGHT = ("greet", "unknown", "arithmetic", "sort", "copy")
 FAMILIES = tuple(GENERATORS)

@@ -46,7 +46,11 @@ def question(draw: Draw, mode: Mode) -> Turn:
     is_task = draw.chance(0.35)
     template = draw.wording(TASKS if is_task else QUESTIONS)
     lead = draw.wording(LEADS) if draw.chance(0.4) else "{q}"
-    user = draw.casual(fill_in(draw, lead.replace("{q}", template)))
+    return unanswered(draw.casual(fill_in(draw, lead.replace("{q}", template))), mode, is_task=is_task)
+
+
+def unanswered(user: str, mode: Mode, *, is_task: bool) -> Turn:
+    """Return the turn in which something is asked that the model does not know, or cannot do."""
     thought = ""
     if mode != "off":
         thought = "The user wants a work of art or skill." if is_task else "The user asks for a fact."

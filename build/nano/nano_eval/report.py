@@ -9,7 +9,7 @@ from nano_data import MODES
 
 from nano_eval.score import Score, total_share
 
-FITTING_FAMILIES = ("tools", "parallel", "json")
+FITTING_FAMILIES = ("tools", "parallel", "json", "everyday")
 MODE_WORDS = {"off": "thinking off", "on": "on", "max": "maximum"}
 
 
