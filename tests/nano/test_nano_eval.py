@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nano_data import MODES, Grader
+from nano_data import FAMILIES, MODES, Grader
 from nano_eval.cells import LISTS, QUESTIONS, Cell, all_cells
 from nano_eval.drafts import draft_hits, walk
 from nano_eval.reach import CHECKPOINT, distance, with_entries
@@ -24,7 +24,7 @@ from dsv4_backend.checkpoint.write import LayoutName
 
 def test_every_family_mode_and_length_has_a_cell() -> None:
     cells = all_cells(8)
-    assert len(cells) == 9 * len(MODES) + len(LISTS) * len(MODES)
+    assert len(cells) == len(FAMILIES) * len(MODES) + len(LISTS) * len(MODES)
     assert {cell.count for cell in cells if cell.length} == {QUESTIONS}
 
 
