@@ -32,7 +32,6 @@ SUFFIXES = "py txt md json csv yaml toml js ts html css cpp rs go sh log pdf png
 COMMANDS = "ls cat git make pip npm docker python pytest grep cargo curl echo cd rm mkdir head tail"
 DAYS = "today tomorrow Monday Tuesday Wednesday Thursday Friday Saturday Sunday"
 MONTHS = "January February March April May June July August September October November December"
-CODE_LETTERS = lexicon.CODE_LETTERS
 Maker = Callable[[Draw], Json]
 
 
@@ -149,8 +148,8 @@ def sql(draw: Draw) -> str:
 
 
 def code(draw: Draw) -> str:
-    """Return the number of an order, such as A-1234, #5512 or 881-ZK."""
-    letters = "".join(draw.pick(CODE_LETTERS) for _ in range(draw.integer(1, 3)))
+    """Return the number of an order, such as A-1234, 5512 or 881-ZK."""
+    letters = "".join(draw.pick(lexicon.CODE_LETTERS) for _ in range(draw.integer(1, 3)))
     digits = str(draw.number(10, 99999))
     return draw.pick((f"{letters}-{digits}", f"{letters}{digits}", digits, f"{digits}-{letters}"))
 
@@ -195,7 +194,7 @@ COMMON: Mapping[str, Kind] = {
     "text": _own(lambda draw: words(draw, 2, 7)),
     "expression": _own(expression),
     "version": _own(lambda draw: ".".join(str(draw.integer(0, 30)) for _ in range(draw.integer(2, 3)))),
-    "ticker": _own(lambda draw: "".join(draw.pick(CODE_LETTERS) for _ in range(draw.integer(2, 5)))),
+    "ticker": _own(lambda draw: "".join(draw.pick(lexicon.CODE_LETTERS) for _ in range(draw.integer(2, 5)))),
     "things": _own(things, "array"),
     "people_list": _own(persons, "array"),
     "number": _own(lambda draw: draw.number(20, 99999), "integer"),

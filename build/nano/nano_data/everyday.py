@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from nano_data import talk
-from nano_data.calling import Request, capital, conclude, serve
+from nano_data.calling import Request, capital, conclude, say_value, serve
 from nano_data.coined import coined
 from nano_data.common import COMMON, word
 from nano_data.draw import Draw, Wordings
 from nano_data.facts import make_facts
 from nano_data.records import Call, Draft, Json, Mix, Mode, Turn
-from nano_data.slots import Slot, say_list
+from nano_data.slots import Slot
 from nano_data.tooling import DOMAINS, Action, Tool, make_toolset
 from nano_data.wordings import divided, read_toml, wordings
 
@@ -190,7 +190,7 @@ def ask_twice(draw: Draw, tools: list[Everyday]) -> tuple[list[Request], str]:
         draw.wordings.append(template)
         requests = [make_request(draw, chosen, template) for _ in range(2)]
         (key,) = mentioned(template)
-        values = [plain(item.call.arguments[chosen.names[key]]) for item in requests]
+        values = [say_value(item.call.arguments[chosen.names[key]]) for item in requests]
         doubled = draw.pick(("{a} and {b}", "{a} and {b}", "{a} and also {b}")).format(a=values[0], b=values[1])
         return requests, frame(draw, about(template, chosen.thing)[0].replace(f"{{{key}}}", doubled))
     requests = [make_request(draw, item) for item in (chosen, draw.pick(tools))]
@@ -219,7 +219,7 @@ def make_request(draw: Draw, item: Everyday, template: str = "") -> Request:
     spoken = {}
     for key in NAMED.findall(text):
         given[key] = slots[item.names[key]].kind.sample(draw)
-        spoken[key] = plain(given[key])
+        spoken[key] = say_value(given[key])
     arguments = {name: given[key] for key, name in item.names.items() if key in given}
     return Request(text.format(**spoken), Call(name=item.tool.name, arguments=arguments), item.tool)
 
@@ -244,11 +244,6 @@ def mentioned(template: str) -> list[str]:
 def implied(fixed: str) -> dict[str, Json]:
     """Return the arguments that the words of a template imply, such as on=true."""
     return {key: json.loads(value) for key, _, value in (pair.partition("=") for pair in fixed.split())}
-
-
-def plain(value: Json) -> str:
-    """Return a value as a user writes it."""
-    return say_list(value) if isinstance(value, list) else str(value)
 
 
 def frame(draw: Draw, words: str) -> str:

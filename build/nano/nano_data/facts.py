@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nano_data.calling import capital
 from nano_data.common import COMMON
 from nano_data.draw import Draw
 from nano_data.records import Check, Draft, Mode, Turn
@@ -34,12 +35,12 @@ def make_facts(draw: Draw, mode: Mode) -> Draft:
     values = {name: str(KIND[SUBJECTS[name]].sample(draw)) for name in told}
     said = draw.sample(list(values.items()), len(values))
     text = " ".join(draw.wording(TELLING).format(o=whose, n=name, v=value) for name, value in said)
-    question = draw.casual(sentence(draw.wording(ASKING).format(o=whose, n=asked)))
+    question = draw.casual(capital(draw.wording(ASKING).format(o=whose, n=asked)))
     turn = unanswered(question, mode, is_task=False)
     if asked in values:
         thought = "" if mode == "off" else f"I was told that {WHOSE[whose]} {asked} is {values[asked]}."
-        turn = Turn(user=question, reasoning=thought, content=sentence(f"{WHOSE[whose]} {asked} is {values[asked]}."))
-    text = ". ".join(sentence(part) for part in text.split(". "))
+        turn = Turn(user=question, reasoning=thought, content=capital(f"{WHOSE[whose]} {asked} is {values[asked]}."))
+    text = ". ".join(capital(part) for part in text.split(". "))
     if draw.chance(0.4):
         noted = "" if mode == "off" else "The user tells me something."
         turns: tuple[Turn, ...] = (Turn(user=text, reasoning=noted, content=NOTED), turn)
@@ -52,8 +53,3 @@ def make_facts(draw: Draw, mode: Mode) -> Draft:
         values=tuple(draw.values),
         wordings=tuple(draw.wordings),
     )
-
-
-def sentence(text: str) -> str:
-    """Return the text with a capital first letter."""
-    return text[:1].upper() + text[1:]
